@@ -6,6 +6,7 @@
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
+#include "row_plan.h"
 
 namespace stableops {
 
@@ -37,6 +38,27 @@ struct PerDtype {
     }
 };
 
+// Reductions over rows. An operand carries its storage type, so there is one kernel for float64 and
+// one for everything that is computed in float32. The output may be an input itself.
+struct SoftmaxKernels {
+    // mask: booleans, or nullptr.
+    void (*softmax)(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                    const RowOperand* mask);
+    void (*log_softmax)(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                        const RowOperand* mask);
+    void (*softmax_backward)(const RowShape& shape, const RowOperand& grad_x,
+                             const RowOperand& grad_y, const RowOperand& y);
+    void (*log_softmax_backward)(const RowShape& shape, const RowOperand& grad_x,
+                                 const RowOperand& grad_y, const RowOperand& y);
+};
+
+// One family of row kernels for each type that is computed in.
+template <class Family>
+struct PerCompute {
+    Family float64;
+    Family float32;
+};
+
 // The kernels of one family at one level, defined in isa/<family>.cpp and constant-initialised:
 // nothing compiled for a level may run before the CPU has been asked for it.
 template <class Isa, class Family>
@@ -47,6 +69,7 @@ struct KernelTable {
 struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
+    const PerCompute<SoftmaxKernels>& softmax;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.
