@@ -16,6 +16,7 @@ constexpr Kernels kernels_of(const char* level) {
         .level = level,
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
         .softmax = KernelTable<Isa, PerCompute<SoftmaxKernels>>::kernels,
+        .softmax_cross_entropy = KernelTable<Isa, PerCompute<CrossEntropyKernels>>::kernels,
     };
 }
 

@@ -3,6 +3,7 @@
 // type and SIMD level. Kernels trust their arguments; the bindings have checked them.
 #include <cstddef>
 
+#include "cross_entropy_plan.h"
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
@@ -52,6 +53,10 @@ struct SoftmaxKernels {
                                  const RowOperand& grad_y, const RowOperand& y);
 };
 
+struct CrossEntropyKernels {
+    void (*softmax_cross_entropy)(const CrossEntropyArguments& arguments);
+};
+
 // One family of row kernels for each type that is computed in.
 template <class Family>
 struct PerCompute {
@@ -70,6 +75,7 @@ struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
     const PerCompute<SoftmaxKernels>& softmax;
+    const PerCompute<CrossEntropyKernels>& softmax_cross_entropy;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

@@ -296,8 +296,10 @@ struct RowDriver {
 
     const RowShape& shape;
     const Op& op;
-    const RowOperand* out;
+    const RowOperand* out;  // nullptr: no elements are written
     const RowOperand* in[inputs];
+    std::ptrdiff_t first = 0;  // the rows to work on: [first, first + count)
+    std::ptrdiff_t count = shape.rows;
 
     [[gnu::always_inline]] inline bool in_place(const RowOperand& a) const {
         return shape.reduced_ndim == 1 && a.type == element_of<C> &&
@@ -305,15 +307,15 @@ struct RowDriver {
     }
 
     void run() const {
-        if (shape.rows == 0 || shape.cols == 0) return;
+        if (count == 0 || shape.cols == 0) return;
         bool whole_rows = in_place(*in[0]) && shape.cols >= long_row;
-        if (!whole_rows && (shape.rows >= 4 || shape.cols < long_row)) return run_across();
-        if (shape.rows < 2 * num_threads() && shape.cols >= 8 * sum_block) return run_split();
+        if (!whole_rows && (count >= 4 || shape.cols < long_row)) return run_across();
+        if (count < 2 * num_threads() && shape.cols >= 8 * sum_block) return run_split();
         std::ptrdiff_t per_task = larger<Isa, std::ptrdiff_t>(1, task_elements / shape.cols);
-        parallel_for<Isa>((shape.rows + per_task - 1) / per_task, [&](std::ptrdiff_t task) {
+        parallel_for<Isa>((count + per_task - 1) / per_task, [&](std::ptrdiff_t task) {
             Lines lines = this->lines();
-            std::ptrdiff_t end = smaller<Isa>(shape.rows, (task + 1) * per_task);
-            for (std::ptrdiff_t r = task * per_task; r < end; ++r) along(lines, r);
+            std::ptrdiff_t end = smaller<Isa>(count, (task + 1) * per_task);
+            for (std::ptrdiff_t r = task * per_task; r < end; ++r) along(lines, first + r);
         });
     }
 
@@ -412,8 +414,8 @@ struct RowDriver {
     // Few and long rows: every pass is a parallel region of its own, a block a task.
     void run_split() const {
         std::ptrdiff_t blocks = (shape.cols + sum_block - 1) / sum_block;
-        std::size_t tasks = static_cast<std::size_t>(shape.rows * blocks);
-        SharedBlock<Isa> shared(static_cast<std::size_t>(shape.rows) * sizeof(Row) +
+        std::size_t tasks = static_cast<std::size_t>(count * blocks);
+        SharedBlock<Isa> shared(static_cast<std::size_t>(count) * sizeof(Row) +
                                 tasks * sizeof(Sum));
         Sum* sums = static_cast<Sum*>(shared.data);
         Row* states = reinterpret_cast<Row*>(sums + tasks);
@@ -422,34 +424,36 @@ struct RowDriver {
         auto each_block = [&](const auto& work) {
             parallel_for<Isa>(static_cast<std::ptrdiff_t>(tasks), [&](std::ptrdiff_t task) {
                 Lines lines = this->lines();
-                work(lines, task, task / blocks, task % blocks * sum_block);
+                work(lines, task, states[task / blocks], first + task / blocks,
+                     task % blocks * sum_block);
             });
         };
-        for (std::ptrdiff_t r = 0; r < shape.rows; ++r) states[r] = op.start(Form{}, r, 1);
+        for (std::ptrdiff_t r = 0; r < count; ++r) states[r] = op.start(Form{}, first + r, 1);
         if constexpr (Op::has_peak) {
-            each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t row,
+            each_block([&](Lines& lines, std::ptrdiff_t task, const Row& state, std::ptrdiff_t row,
                            std::ptrdiff_t column) {
-                peaks[task] = peak_of_block(lines, row, column, states[row]);
+                peaks[task] = peak_of_block(lines, row, column, state);
             });
-            for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
+            for (std::ptrdiff_t r = 0; r < count; ++r) {
                 D peak = peaks[r * blocks];
                 for (std::ptrdiff_t b = 1; b < blocks; ++b) peak = max(peak, peaks[r * blocks + b]);
                 states[r].peak = peak;
             }
         }
-        each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t row,
+        each_block([&](Lines& lines, std::ptrdiff_t task, const Row& state, std::ptrdiff_t row,
                        std::ptrdiff_t column) {
-            sums[task] = sum_of_block(lines, row, column, states[row]);
+            sums[task] = sum_of_block(lines, row, column, state);
         });
-        for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
+        for (std::ptrdiff_t r = 0; r < count; ++r) {
             Sum sum = sums[r * blocks];
             for (std::ptrdiff_t b = 1; b < blocks; ++b) sum = plus(sum, sums[r * blocks + b]);
-            op.finish(Form{}, r, 1, sum, states[r]);
+            op.finish(Form{}, first + r, 1, sum, states[r]);
         }
         if constexpr (Op::emits) {
             if (out == nullptr) return;
-            each_block([&](Lines& lines, std::ptrdiff_t, std::ptrdiff_t row, std::ptrdiff_t column) {
-                emit_block(lines, row, column, states[row]);
+            each_block([&](Lines& lines, std::ptrdiff_t, const Row& state, std::ptrdiff_t row,
+                           std::ptrdiff_t column) {
+                emit_block(lines, row, column, state);
             });
         }
     }
@@ -461,7 +465,7 @@ struct RowDriver {
             32768 / (inputs * cols * static_cast<std::ptrdiff_t>(sizeof(C))) / 16 * 16;
         tile_rows = smaller<Isa, std::ptrdiff_t>(Tile<Isa, C>::max_rows,
                                                  larger<Isa, std::ptrdiff_t>(16, tile_rows));
-        std::ptrdiff_t tiles = (shape.rows + tile_rows - 1) / tile_rows;
+        std::ptrdiff_t tiles = (count + tile_rows - 1) / tile_rows;
         std::ptrdiff_t per_task =
             larger<Isa, std::ptrdiff_t>(1, task_elements / (tile_rows * shape.cols));
         parallel_for<Isa>((tiles + per_task - 1) / per_task, [&](std::ptrdiff_t task) {
@@ -469,8 +473,8 @@ struct RowDriver {
             C* scratch = static_cast<C*>(thread_scratch(inputs * tile_size * sizeof(C)));
             std::ptrdiff_t end = smaller<Isa>(tiles, (task + 1) * per_task);
             for (std::ptrdiff_t t = task * per_task; t < end; ++t)
-                across(scratch, tile_size, t * tile_rows,
-                       smaller<Isa>(tile_rows, shape.rows - t * tile_rows));
+                across(scratch, tile_size, first + t * tile_rows,
+                       smaller<Isa>(tile_rows, count - t * tile_rows));
         });
     }
 

@@ -131,9 +131,10 @@ struct Exponentials<Isa, double> {
         if (any(low)) [[unlikely]] {
             D up = D::splat(0x1p600);
             P p = product(a, P{b.hi * up, b.lo * up});
-            P s = two_sum(D::splat(0x1.8p-422), p.hi);
-            D rounded = (s.hi + (s.lo + p.lo)) - D::splat(0x1.8p-422);
-            // y's own rounding is right from the smallest normal number on.
+            D unit = select(p.hi < D::zero(), D::splat(-0x1p-422), D::splat(0x1p-422));
+            P s = two_sum(unit, p.hi);
+            D rounded = (s.hi + (s.lo + p.lo)) - unit;
+            // From the smallest normal number on, y's own rounding is the right one.
             low = low & (abs(p.hi) < D::splat(0x1p-422));
             y = select(low, rounded * D::splat(0x1p-600), y);
         }

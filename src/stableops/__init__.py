@@ -10,6 +10,8 @@ from stableops._config import (
 )
 from stableops._core import version as __version__
 from stableops._elementwise import relu, relu_backward
+from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from stableops._softmax_cross_entropy import softmax_cross_entropy
 
 __all__ = [
     "__version__",
@@ -17,8 +19,13 @@ __all__ = [
     "available_isas",
     "empty_cache",
     "get_num_threads",
+    "log_softmax",
+    "log_softmax_backward",
     "relu",
     "relu_backward",
     "set_num_threads",
     "show_config",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
 ]

@@ -17,3 +17,42 @@ def relu(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
 def relu_backward(
     grad_output: ArrayLike, output: ArrayLike, out: NDArray[Any] | None, /
 ) -> Any: ...
+def softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int,
+    weight: ArrayLike | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+    return_grad: bool,
+    /,
+) -> Any: ...
