@@ -3,7 +3,7 @@
 // into per-thread scratch. Copying costs 2 / (kernel_w * out_channels) of the arithmetic or less and
 // pays for itself: borders, strides, dilation, layout and storage type end here, and each element
 // that a tile broadcasts is one address away from the next.
-#include "conv_shape.h"
+#include "../conv2d_shape.h"
 #include "gemm.h"
 
 namespace stableops {
@@ -143,7 +143,7 @@ void copy_patches(Compute<T>* scratch, const PatchLayout& layout, const T* x,
         for (std::ptrdiff_t h = 0; h < layout.h.size; ++h) {
             const std::ptrdiff_t row = input_place(axis_h, layout.h, h);
             const bool row_inside = row >= 0 && row < axis_h.in;
-            const T* from = x + n * stride.n + row * stride.h;
+            const T* from = row_inside ? x + n * stride.n + row * stride.h : x;
             C* to = scratch + n * layout.pitch.n + h * layout.pitch.h;
             if (layout.pitch.c == 1) {
                 for (std::ptrdiff_t w = 0; w < layout.w.size; ++w, to += layout.pitch.w) {
