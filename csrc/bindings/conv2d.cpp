@@ -1,11 +1,12 @@
 #include "../conv2d_shape.h"
 
-#include <array>
+#include <algorithm>
 #include <limits>
 
 #include "../kernels.h"
 #include "array.h"
 #include "families.h"
+#include "output_mask.h"
 
 namespace stableops {
 namespace {
@@ -265,7 +266,7 @@ py::tuple conv2d_backward(const py::object& grad_object, const py::object& input
             FloatArray grad_x = new_array(dtype, x.ndim(), x.shape(), &x);
             shape.x = Image(grad_x, "input").stride;
             shape.weight = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
-            run(shape, [&] {
+            if (x.size() > 0) run(shape, [&] {
                 kernels.grad_input(grad_x.data<T>(), grad.data<const T>(),
                                    weight.data<const T>(), shape);
             });
@@ -276,7 +277,7 @@ py::tuple conv2d_backward(const py::object& grad_object, const py::object& input
             shape.x = Image(x, "input").stride;
             shape.weight = {grad_weight.stride(0), grad_weight.stride(1), grad_weight.stride(2),
                             grad_weight.stride(3)};
-            run(shape, [&] {
+            if (weight.size() > 0) run(shape, [&] {
                 kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(),
                                     x.data<const T>(), shape);
             });
@@ -303,7 +304,7 @@ void bind_conv2d(py::module_& m) {
              const py::object& stride, const py::object& padding, const py::object& dilation,
              const py::object& groups, const py::object& output_mask) {
               return conv2d_backward(grad_output, input, weight, stride, padding, dilation, groups,
-                                     mask_of(output_mask));
+                                     output_mask_of(output_mask));
           });
 }
 

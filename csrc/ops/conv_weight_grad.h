@@ -90,6 +90,7 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
 
     x += (task.group * (shape.in_channels / shape.groups) + task.c) * shape.x.c;
     grad_y += task.k * shape.y.c;
+    if (pixels == 0) fill_zero<Isa>(sums, sums_size);
     for (std::ptrdiff_t first = 0; first < pixels;) {
         const std::ptrdiff_t segment = first / segment_pixels;
         const std::ptrdiff_t last =
