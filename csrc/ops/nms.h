@@ -155,8 +155,8 @@ void insertion_sort(T* values, int n) {
     }
 }
 
-// Lays an axis over most of the sampled centres, with cells that a kept box of median size covers
-// about 2 of, and no more than max_cells of them.
+// Lays an axis over most of the sampled centres, with cells as wide as the reach of a kept box of
+// median size, which so touches two of them; wider ones where that makes more than max_cells.
 template <class Isa, class T>
 GridAxis<T> make_axis(T* centres, T* sizes, int samples, double reach, int max_cells) {
     if (samples == 0) return {T{0}, T{0}, 1};
@@ -169,7 +169,7 @@ GridAxis<T> make_axis(T* centres, T* sizes, int samples, double reach, int max_c
     low -= margin;
     high += margin;
     double extent = high - low;
-    double cell = static_cast<double>(sizes[samples / 2]) * reach * 2 / 2;
+    double cell = static_cast<double>(sizes[samples / 2]) * reach * 2;
     double cells = extent / cell;
     cells = cells < max_cells ? cells : max_cells;
     double scale = cells / extent;
@@ -274,7 +274,7 @@ struct GreedyScratch {
 
     explicit GreedyScratch(std::ptrdiff_t n) {
         max_cells = n > sweep_limit ? n / 2 : 1;
-        grid_blocks = max_cells + n / 8;
+        grid_blocks = max_cells + 2 * n / BoxBlock<T>::lanes;
         blocks = grid_blocks + n / BoxBlock<T>::lanes + 1;
         bytes = blocks * static_cast<std::ptrdiff_t>(sizeof(BoxBlock<T>) + sizeof(std::int32_t)) +
                 (max_cells + 1) *
