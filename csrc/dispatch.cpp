@@ -15,6 +15,7 @@ constexpr Kernels kernels_of(const char* level) {
     return {
         .level = level,
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
+        .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,
     };
 }
 

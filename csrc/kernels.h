@@ -2,7 +2,9 @@
 // The typed table between bindings and kernels: one pointer per operation and pass, per storage
 // type and SIMD level. Kernels trust their arguments; the bindings have checked them.
 #include <cstddef>
+#include <cstdint>
 
+#include "detection.h"
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
@@ -13,6 +15,18 @@ template <Storage T>
 struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+};
+
+// Candidates are positions in boxes and scores; 32 bits hold them (the bindings refuse more).
+template <Storage T>
+struct NmsKernels {
+    std::ptrdiff_t (*descending_order)(std::uint32_t* order, Strided<T> scores, ScoreCut cut);
+    std::ptrdiff_t (*nms)(std::int64_t* kept, BoxRows<T> boxes, const std::uint32_t* order,
+                          std::ptrdiff_t count, double threshold, std::ptrdiff_t max_output);
+    std::ptrdiff_t (*batched_nms)(std::int64_t* kept, BoxRows<T> boxes,
+                                  Strided<std::int64_t> classes, const std::uint32_t* order,
+                                  std::ptrdiff_t count, double threshold,
+                                  std::ptrdiff_t max_output);
 };
 
 // One family of kernels for every storage type.
@@ -47,6 +61,7 @@ struct KernelTable {
 struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
+    const PerDtype<NmsKernels>& nms;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

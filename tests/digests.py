@@ -12,7 +12,24 @@ import numpy as np
 
 import stableops as so
 
+
+def crowd(rng, n, dtype=np.float32):
+    """Boxes and scores as a detector makes them: n boxes around n / 10 objects."""
+    objects = max(1, n // 10)
+    size = np.exp(rng.normal(4, 0.8, (objects, 2)))
+    centre = rng.uniform(0, [1333, 800], (objects, 2))
+    of = rng.integers(0, objects, n)
+    centre = centre[of] + rng.normal(0, 0.12, (n, 2)) * size[of]
+    size = size[of] * np.exp(rng.normal(0, 0.12, (n, 2)))
+    boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    return boxes.astype(dtype), rng.random(n).astype(dtype)
+
+
 CASES = {
+    "nms": lambda rng: [so.nms(*crowd(rng, 5000), 0.5)],
+    "batched_nms": lambda rng: [
+        so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)
+    ],
     "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
     "relu_backward": lambda rng: [
         so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)

@@ -42,12 +42,6 @@
 
 namespace stableops {
 
-// N rows of four coordinates, strides in bytes.
-struct BoxRows {
-    const char* data;
-    std::ptrdiff_t row_stride, column_stride;
-};
-
 template <class T>
 struct Box {
     T x1, y1, x2, y2;
@@ -356,28 +350,31 @@ std::ptrdiff_t greedy(std::uint32_t* kept_positions, const Box<T>* boxes, std::p
     return count;
 }
 
-template <class Isa, class T>
-[[gnu::always_inline]] inline Box<Compute<T>> load_box(BoxRows boxes, std::ptrdiff_t i) {
-    const char* box = boxes.data + i * boxes.row_stride;
+template <class Isa, Storage T>
+[[gnu::always_inline]] inline Box<Compute<T>> load_box(BoxRows<T> boxes, std::ptrdiff_t i) {
+    const T* box = boxes.data + i * boxes.row_stride;
     std::ptrdiff_t step = boxes.column_stride;
-    return {load_one<Isa, T>(box), load_one<Isa, T>(box + step), load_one<Isa, T>(box + 2 * step),
-            load_one<Isa, T>(box + 3 * step)};
+    return {load_one<Isa>(box), load_one<Isa>(box + step), load_one<Isa>(box + 2 * step),
+            load_one<Isa>(box + 3 * step)};
 }
 
-constexpr std::ptrdiff_t round_up(std::ptrdiff_t bytes) { return (bytes + 63) / 64 * 64; }
+template <class Isa>
+constexpr std::ptrdiff_t round_up(std::ptrdiff_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
 
 // `order` lists the candidates by score; writes the indices of the boxes kept, in this order.
-template <class Isa, class T>
-std::ptrdiff_t nms(std::int64_t* kept, BoxRows boxes, const std::uint32_t* order,
+template <class Isa, Storage T>
+std::ptrdiff_t nms(std::int64_t* kept, BoxRows<T> boxes, const std::uint32_t* order,
                    std::ptrdiff_t count, double threshold, std::ptrdiff_t max_output) {
     using C = Compute<T>;
-    std::ptrdiff_t greedy_size = round_up(GreedyScratch<Isa, C>(count).bytes);
-    std::ptrdiff_t boxes_size = round_up(count * static_cast<std::ptrdiff_t>(sizeof(Box<C>)));
+    std::ptrdiff_t greedy_size = round_up<Isa>(GreedyScratch<Isa, C>(count).bytes);
+    std::ptrdiff_t boxes_size = round_up<Isa>(count * static_cast<std::ptrdiff_t>(sizeof(Box<C>)));
     Workspace<Isa> workspace(greedy_size + boxes_size + 4 * count);
     char* memory = workspace.memory;
     Box<C>* sorted = reinterpret_cast<Box<C>*>(memory + greedy_size);
     std::uint32_t* positions = reinterpret_cast<std::uint32_t*>(memory + greedy_size + boxes_size);
-    for (std::ptrdiff_t i = 0; i < count; ++i) sorted[i] = load_box<Isa, T>(boxes, order[i]);
+    for (std::ptrdiff_t i = 0; i < count; ++i) sorted[i] = load_box<Isa>(boxes, order[i]);
     std::ptrdiff_t kept_count =
         greedy<Isa>(positions, sorted, count, threshold, max_output, memory);
     for (std::ptrdiff_t i = 0; i < kept_count; ++i) kept[i] = order[positions[i]];
@@ -386,19 +383,19 @@ std::ptrdiff_t nms(std::int64_t* kept, BoxRows boxes, const std::uint32_t* order
 
 // The same where only boxes of the same class suppress each other. Candidates are grouped by class,
 // each class is a greedy run of its own, and the boxes kept are listed by score again.
-template <class Isa, class T>
-std::ptrdiff_t batched_nms(std::int64_t* kept, BoxRows boxes, const char* classes,
-                           std::ptrdiff_t class_stride, const std::uint32_t* order,
-                           std::ptrdiff_t count, double threshold, std::ptrdiff_t max_output) {
+template <class Isa, Storage T>
+std::ptrdiff_t batched_nms(std::int64_t* kept, BoxRows<T> boxes, Strided<std::int64_t> classes,
+                           const std::uint32_t* order, std::ptrdiff_t count, double threshold,
+                           std::ptrdiff_t max_output) {
     using C = Compute<T>;
     using Entry = Keyed<Isa, std::uint64_t>;
     // Candidates a task has at least, so that many small classes share one.
     constexpr std::ptrdiff_t grain = 2048;
 
-    std::ptrdiff_t entries_size = round_up(2 * count * static_cast<std::ptrdiff_t>(sizeof(Entry)));
-    std::ptrdiff_t counts_size = round_up(4 * radix_counts(count));
-    std::ptrdiff_t boxes_size = round_up(count * static_cast<std::ptrdiff_t>(sizeof(Box<C>)));
-    std::ptrdiff_t tasks_size = round_up(4 * (count / grain + 2));
+    std::ptrdiff_t entries_size = round_up<Isa>(2 * count * static_cast<std::ptrdiff_t>(sizeof(Entry)));
+    std::ptrdiff_t counts_size = round_up<Isa>(4 * radix_counts<Isa>(count));
+    std::ptrdiff_t boxes_size = round_up<Isa>(count * static_cast<std::ptrdiff_t>(sizeof(Box<C>)));
+    std::ptrdiff_t tasks_size = round_up<Isa>(4 * (count / grain + 2));
     Workspace<Isa> workspace(entries_size + counts_size + boxes_size + tasks_size + count);
     char* memory = workspace.memory;
     Entry* entries = reinterpret_cast<Entry*>(memory);
@@ -408,8 +405,7 @@ std::ptrdiff_t batched_nms(std::int64_t* kept, BoxRows boxes, const char* classe
     char* is_kept = memory += tasks_size;
 
     for (std::ptrdiff_t i = 0; i < count; ++i) {
-        std::int64_t id;
-        std::memcpy(&id, classes + order[i] * class_stride, sizeof(id));
+        std::int64_t id = classes.data[order[i] * classes.stride];
         entries[i] = {static_cast<std::uint64_t>(id), static_cast<std::uint32_t>(i)};
     }
     entries = sort_by_key(entries, entries + count, count, counts);
@@ -431,13 +427,13 @@ std::ptrdiff_t batched_nms(std::int64_t* kept, BoxRows boxes, const char* classe
             while (next < end && entries[next].key == entries[i].key) ++next;
             largest = largest > next - i ? largest : next - i;
         }
-        std::ptrdiff_t greedy_size = round_up(GreedyScratch<Isa, C>(largest).bytes);
+        std::ptrdiff_t greedy_size = round_up<Isa>(GreedyScratch<Isa, C>(largest).bytes);
         char* scratch = static_cast<char*>(
             thread_scratch(static_cast<std::size_t>(greedy_size + 4 * largest)));
         std::uint32_t* positions = reinterpret_cast<std::uint32_t*>(scratch + greedy_size);
         for (std::ptrdiff_t i = first[task], next; i < end; i = next) {
             for (next = i; next < end && entries[next].key == entries[i].key; ++next)
-                grouped[next] = load_box<Isa, T>(boxes, order[entries[next].index]);
+                grouped[next] = load_box<Isa>(boxes, order[entries[next].index]);
             std::ptrdiff_t kept_count = greedy<Isa>(positions, grouped + i, next - i, threshold,
                                                     max_output, scratch);
             for (std::ptrdiff_t k = 0; k < kept_count; ++k)

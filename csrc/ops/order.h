@@ -12,16 +12,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../detection.h"
 #include "../runtime/memory.h"
 #include "../simd/vec.h"
 
 namespace stableops {
-
-// Which scores take part: all, NaN included, or those above `minimum`, which NaN is not.
-struct ScoreCut {
-    bool all;
-    double minimum;
-};
 
 // Memory for one call. Unlike the thread's scratch it is safe to hold across a parallel_for, and it
 // is given back, however large.
@@ -42,14 +37,12 @@ struct Keyed {
     std::uint32_t index;
 };
 
-template <class Isa, class T>
-[[gnu::always_inline]] inline Compute<T> load_one(const char* p) {
-    T value;
-    std::memcpy(&value, p, sizeof(T));
+template <class Isa, Storage T>
+[[gnu::always_inline]] inline Compute<T> load_one(const T* p) {
     if constexpr (std::is_same_v<T, Compute<T>>) {
-        return value;
+        return *p;
     } else {
-        return load<Isa>(&value, FirstLanes{1})[0];
+        return load<Isa>(p, FirstLanes{1})[0];
     }
 }
 
@@ -111,7 +104,8 @@ constexpr std::ptrdiff_t rank_limit = 160;
 // Digits of 8 bits need more passes, but their counters cost less than many of 11 bits hold entries.
 constexpr std::ptrdiff_t short_digits_limit = 4096;
 
-// 64-byte lines of counters: eight passes of 8 bits or six of 11 on 64-bit keys.
+// Counters for eight passes of 8 bits or six of 11, as 64-bit keys need.
+template <class Isa>
 constexpr std::ptrdiff_t radix_counts(std::ptrdiff_t n) {
     return n <= short_digits_limit ? 8 << 8 : 6 << 11;
 }
@@ -151,19 +145,12 @@ void order_by_rank(const Int* keys, const std::uint32_t* index, std::ptrdiff_t n
 template <class S>
 using ScoreKey = std::conditional_t<std::is_same_v<S, double>, std::uint64_t, std::uint32_t>;
 
-template <class Isa, class S>
-std::ptrdiff_t descending_order_scratch(std::ptrdiff_t n) {
-    if (n <= rank_limit) return 0;
-    return 2 * n * static_cast<std::ptrdiff_t>(sizeof(Keyed<Isa, ScoreKey<S>>)) +
-           radix_counts(n) * static_cast<std::ptrdiff_t>(sizeof(std::uint32_t));
-}
-
 // Writes the positions of the scores that take part by descending score, NaN last, ties by
-// ascending position, and returns how many they are. `scratch` is aligned to 64 bytes.
-template <class Isa, class S>
-std::ptrdiff_t descending_order(std::uint32_t* order, const char* scores, std::ptrdiff_t n,
-                                std::ptrdiff_t stride, ScoreCut cut, void* scratch) {
+// ascending position, and returns how many they are.
+template <class Isa, Storage S>
+std::ptrdiff_t descending_order(std::uint32_t* order, Strided<S> scores, ScoreCut cut) {
     using Key = ScoreKey<S>;
+    std::ptrdiff_t n = scores.count;
     std::ptrdiff_t count = 0;
     if (n <= rank_limit) {
         using Int = std::make_signed_t<Key>;
@@ -171,7 +158,7 @@ std::ptrdiff_t descending_order(std::uint32_t* order, const char* scores, std::p
         Int keys[rank_limit + 16];
         std::uint32_t index[rank_limit + 1];
         for (std::ptrdiff_t i = 0; i < n; ++i) {
-            Compute<S> score = load_one<Isa, S>(scores + i * stride);
+            Compute<S> score = load_one<Isa>(scores.data + i * scores.stride);
             keys[count] = static_cast<Int>(descending_key<Isa>(score) ^ sign);
             index[count] = static_cast<std::uint32_t>(i);
             count += cut.all || score > cut.minimum;
@@ -180,11 +167,14 @@ std::ptrdiff_t descending_order(std::uint32_t* order, const char* scores, std::p
         order_by_rank<Isa>(keys, index, count, order);
         return count;
     }
-    Keyed<Isa, Key>* entries = static_cast<Keyed<Isa, Key>*>(scratch);
-    Keyed<Isa, Key>* other = entries + n;
+    using Entry = Keyed<Isa, Key>;
+    Workspace<Isa> workspace(2 * n * static_cast<std::ptrdiff_t>(sizeof(Entry)) +
+                             4 * radix_counts<Isa>(n));
+    Entry* entries = reinterpret_cast<Entry*>(workspace.memory);
+    Entry* other = entries + n;
     std::uint32_t* counts = reinterpret_cast<std::uint32_t*>(other + n);
     for (std::ptrdiff_t i = 0; i < n; ++i) {
-        Compute<S> score = load_one<Isa, S>(scores + i * stride);
+        Compute<S> score = load_one<Isa>(scores.data + i * scores.stride);
         entries[count] = {descending_key<Isa>(score), static_cast<std::uint32_t>(i)};
         count += cut.all || score > cut.minimum;
     }

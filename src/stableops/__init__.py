@@ -10,13 +10,16 @@ from stableops._config import (
 )
 from stableops._core import version as __version__
 from stableops._elementwise import relu, relu_backward
+from stableops._nms import batched_nms, nms
 
 __all__ = [
     "__version__",
     "active_isa",
     "available_isas",
+    "batched_nms",
     "empty_cache",
     "get_num_threads",
+    "nms",
     "relu",
     "relu_backward",
     "set_num_threads",

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 version: str
@@ -17,3 +18,20 @@ def relu(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
 def relu_backward(
     grad_output: ArrayLike, output: ArrayLike, out: NDArray[Any] | None, /
 ) -> Any: ...
+def nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    iou_threshold: float,
+    max_output: int | None,
+    score_threshold: float | None,
+    /,
+) -> NDArray[np.int64]: ...
+def batched_nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    idxs: ArrayLike,
+    iou_threshold: float,
+    max_output: int | None,
+    score_threshold: float | None,
+    /,
+) -> NDArray[np.int64]: ...
