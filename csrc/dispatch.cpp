@@ -16,6 +16,7 @@ constexpr Kernels kernels_of(const char* level) {
         .level = level,
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
         .softmax = KernelTable<Isa, PerCompute<SoftmaxKernels>>::kernels,
+        .logsumexp = KernelTable<Isa, PerCompute<LogSumExpKernels>>::kernels,
         .softmax_cross_entropy = KernelTable<Isa, PerCompute<CrossEntropyKernels>>::kernels,
         .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
         .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,

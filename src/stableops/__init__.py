@@ -14,6 +14,7 @@ from stableops._elementwise import relu, relu_backward
 from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from stableops._softmax_cross_entropy import softmax_cross_entropy
 from stableops._linear import linear, linear_backward
+from stableops._logsumexp import logsumexp, logsumexp_backward
 from stableops._nms import batched_nms, nms
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "get_num_threads",
     "log_softmax",
     "log_softmax_backward",
+    "logsumexp",
+    "logsumexp_backward",
     "linear",
     "linear_backward",
     "nms",
