@@ -1,5 +1,7 @@
 """Fixtures of all families: every test runs on every SIMD level that this machine has."""
 
+import os
+
 import hypothesis
 import pytest
 
@@ -11,9 +13,7 @@ hypothesis.settings.register_profile("ci", max_examples=25, deadline=None, deran
 hypothesis.settings.register_profile("nightly", max_examples=10_000, deadline=None)
 
 
-def pytest_configure(config):
-    if not config.getoption("--hypothesis-profile"):
-        hypothesis.settings.load_profile("dev")
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
 def pytest_report_header():

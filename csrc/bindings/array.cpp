@@ -263,9 +263,14 @@ Dtype promoted(std::span<const FloatArray* const> arrays) {
         PyArray_Descr* common = PyArray_PromoteTypes(a, b);
         Py_DECREF(a);
         Py_DECREF(b);
-        if (common == nullptr) throw py::error_already_set();
-        float_dtype(common, dtype);
-        Py_DECREF(common);
+        if (common != nullptr) {
+            float_dtype(common, dtype);
+            Py_DECREF(common);
+        } else {
+            // NumPy knows no common dtype of float16 and bfloat16, the only such pair.
+            PyErr_Clear();
+            dtype = Dtype::float32;
+        }
     }
     return dtype;
 }

@@ -72,7 +72,7 @@ Array as_int64_array(const py::object& x, const char* name, bool allow_bool = fa
 // Any array-like of bools.
 Array as_bool_array(const py::object& x, const char* name);
 
-// NumPy's promotion of the dtypes of several arrays, and a cast to it (a copy if it differs).
+// NumPy's promotion of the dtypes of several arrays (float32 for float16 with bfloat16), and a cast to it (a copy if it differs).
 Dtype promoted(std::span<const FloatArray* const> arrays);
 void cast_to(FloatArray& array, Dtype dtype);
 
