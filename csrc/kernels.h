@@ -13,6 +13,14 @@ template <Storage T>
 struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+    void (*sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+    void (*log_sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*log_sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                                 const T* x);
+    void (*softplus)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*softplus_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                              const T* x);
 };
 
 // One family of kernels for every storage type.
