@@ -9,7 +9,16 @@ from stableops._config import (
     show_config,
 )
 from stableops._core import version as __version__
-from stableops._elementwise import relu, relu_backward
+from stableops._elementwise import (
+    log_sigmoid,
+    log_sigmoid_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softplus,
+    softplus_backward,
+)
 
 __all__ = [
     "__version__",
@@ -17,8 +26,14 @@ __all__ = [
     "available_isas",
     "empty_cache",
     "get_num_threads",
+    "log_sigmoid",
+    "log_sigmoid_backward",
     "relu",
     "relu_backward",
     "set_num_threads",
     "show_config",
+    "sigmoid",
+    "sigmoid_backward",
+    "softplus",
+    "softplus_backward",
 ]
