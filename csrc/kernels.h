@@ -9,6 +9,7 @@
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
+#include "reduction.h"
 
 namespace stableops {
 
@@ -24,6 +25,14 @@ struct ElementwiseKernels {
     void (*softplus)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*softplus_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
                               const T* x);
+};
+
+// Loss and gradient in one pass; ops/sigmoid_cross_entropy.h tells what may be null.
+template <Storage T>
+struct SigmoidCrossEntropyKernels {
+    void (*sigmoid_cross_entropy)(const ElementwisePlan<6>& plan, T* loss, T* grad, LongSum* sums,
+                                  const T* logits, const T* labels, const T* weight,
+                                  const T* pos_weight, bool negatives, Reduction reduction);
 };
 
 // Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
@@ -80,6 +89,7 @@ struct KernelTable {
 struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
+    const PerDtype<SigmoidCrossEntropyKernels>& sigmoid_cross_entropy;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
 };
