@@ -20,9 +20,9 @@ from stableops._elementwise import (
     softplus,
     softplus_backward,
 )
-from stableops._elementwise import relu, relu_backward
 from stableops._linear import linear, linear_backward
 from stableops._nms import batched_nms, nms
+from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
 
 __all__ = [
     "__version__",
@@ -33,10 +33,10 @@ __all__ = [
     "conv2d_backward",
     "empty_cache",
     "get_num_threads",
-    "log_sigmoid",
-    "log_sigmoid_backward",
     "linear",
     "linear_backward",
+    "log_sigmoid",
+    "log_sigmoid_backward",
     "nms",
     "relu",
     "relu_backward",
@@ -44,6 +44,7 @@ __all__ = [
     "show_config",
     "sigmoid",
     "sigmoid_backward",
+    "sigmoid_cross_entropy",
     "softplus",
     "softplus_backward",
 ]

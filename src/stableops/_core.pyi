@@ -73,3 +73,13 @@ def batched_nms(
     score_threshold: float | None,
     /,
 ) -> NDArray[np.int64]: ...
+def sigmoid_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    weight: ArrayLike | None,
+    pos_weight: ArrayLike | None,
+    negatives: bool,
+    reduction: str,
+    return_grad: bool,
+    /,
+) -> Any: ...
