@@ -1,6 +1,7 @@
 #pragma once
 // Sizes and strides of the 2-D poolings.
 #include <cstddef>
+#include <cstdint>
 
 namespace stableops {
 
@@ -21,6 +22,13 @@ struct Pool2dShape {
     // The input's channel stride is 1, and the result's memory is in (N, H, W, C) order; otherwise
     // it is in (N, C, H, W) order.
     bool channels_last;
+};
+
+// What avg_pool2d and adaptive_avg_pool2d divide by, and where their windows lie.
+struct AvgPool2dRule {
+    bool adaptive;  // windows cut the image into out_h x out_w parts; kernel, stride, pad do not count
+    bool count_include_pad;
+    std::int64_t divisor;  // 0: the number of elements of the window
 };
 
 }  // namespace stableops
