@@ -11,7 +11,7 @@
 #include <cstring>
 
 #include "../dtypes.h"
-#include "isa.h"
+#include "../isa/levels.h"
 
 namespace stableops {
 
