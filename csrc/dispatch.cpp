@@ -15,6 +15,8 @@ constexpr Kernels kernels_of(const char* level) {
     return {
         .level = level,
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
+        .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
+        .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
     };
 }
 

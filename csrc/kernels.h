@@ -2,10 +2,12 @@
 // The typed table between bindings and kernels: one pointer per operation and pass, per storage
 // type and SIMD level. Kernels trust their arguments; the bindings have checked them.
 #include <cstddef>
+#include <cstdint>
 
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
+#include "pool2d_shape.h"
 
 namespace stableops {
 
@@ -13,6 +15,30 @@ template <Storage T>
 struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+};
+
+// Results are contiguous in the order that shape.channels_last names; strides are those of inputs.
+template <Storage T>
+struct Pool2dKernels {
+    // indices may be nullptr: not wanted.
+    void (*max_pool2d)(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
+                       const ImageStrides& stride);
+    // The flat position, in (N, C, H, W) order, of the first index outside the image, or -1;
+    // grad_x is of no use then.
+    std::ptrdiff_t (*max_pool2d_backward)(const Pool2dShape& shape, T* grad_x, const T* grad_y,
+                                          const ImageStrides& grad_stride,
+                                          const std::int64_t* indices,
+                                          const ImageStrides& index_stride);
+    void (*avg_pool2d)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
+                       const ImageStrides& stride);
+    void (*avg_pool2d_backward)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* grad_x,
+                                const T* grad_y, const ImageStrides& stride);
+};
+
+// Maxima of integers are taken in integers.
+struct IntegerPool2dKernels {
+    void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
+                       const std::int64_t* x, const ImageStrides& stride);
 };
 
 // One family of kernels for every storage type.
@@ -47,6 +73,8 @@ struct KernelTable {
 struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
+    const PerDtype<Pool2dKernels>& pool2d;
+    const IntegerPool2dKernels& integer_pool2d;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

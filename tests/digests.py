@@ -12,7 +12,27 @@ import numpy as np
 
 import stableops as so
 
+
+def pooling(rng, dtype):
+    x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
+    y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)
+    mean = so.avg_pool2d(x, 3, 2, 1)
+    adaptive = so.adaptive_avg_pool2d(x, (7, 5))
+    return [
+        y,
+        indices,
+        mean,
+        adaptive,
+        so.max_pool2d_backward(y, indices, x.shape),
+        so.avg_pool2d_backward(mean, x.shape, 3, 2, 1),
+        so.adaptive_avg_pool2d_backward(adaptive, x.shape),
+    ]
+
+
 CASES = {
+    "pool2d float64": lambda rng: pooling(rng, np.float64),
+    "pool2d float32": lambda rng: pooling(rng, np.float32),
+    "pool2d float16": lambda rng: pooling(rng, np.float16),
     "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
     "relu_backward": lambda rng: [
         so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)

@@ -6,5 +6,6 @@ namespace stableops {
 
 void bind_config(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
+void bind_pool2d(pybind11::module_& m);
 
 }  // namespace stableops

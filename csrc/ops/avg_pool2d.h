@@ -19,7 +19,7 @@
 // float64 row with a result that is not finite is computed again from x * 2^-k, so that no sum
 // overflows where the mean does not; only a row of infinities or NaN pays for that in vain.
 #include "../pool2d_shape.h"
-#include "pool2d.h"
+#include "pool2d_rows.h"
 
 namespace stableops {
 
@@ -198,8 +198,13 @@ struct AvgPoolPass {
     std::ptrdiff_t* end;
 
     static constexpr std::ptrdiff_t slack = 4 * Vec<Isa, float>::size;
-    std::ptrdiff_t columns_length() const { return left + w.source + w.kernel + slack; }
-    bool stepwise() const { return w.adaptive || (w.backward ? w.stride > 1 : w.stride > 2); }
+    std::ptrdiff_t columns_length() const {
+        return left + w.source + (stepwise() ? 0 : w.kernel) + slack;
+    }
+    // Window by window; else vectors of windows, which read the padding too.
+    bool stepwise() const {
+        return w.adaptive || w.kernel > 32 || (w.backward ? w.stride > 1 : w.stride > 2);
+    }
 
     std::size_t scratch_size() const {
         using Parts = ScratchParts<Isa>;
@@ -539,7 +544,7 @@ void avg_pool_pass(const Pool2dShape& shape, const AvgPool2dRule& rule, bool bac
         axis->make_regular();
     }
     pass.divisor = rule.divisor;
-    pass.left = pass.w.adaptive ? 0 : backward ? pass.w.kernel - 1 - pass.w.pad : pass.w.pad;
+    pass.left = pass.stepwise() ? 0 : backward ? pass.w.kernel - 1 - pass.w.pad : pass.w.pad;
     pass.scale = 0.125;
     for (; terms > 1; terms *= 0.5) pass.scale *= 0.5;
     if (shape.channels_last) {

@@ -17,7 +17,7 @@
 // Vectors run over neighbouring outputs of a row, or over channels where these are contiguous.
 // Offsets of taps are carried relative to their window, in integers of the element's width.
 #include "../pool2d_shape.h"
-#include "pool2d.h"
+#include "pool2d_rows.h"
 
 namespace stableops {
 
@@ -438,6 +438,158 @@ void max_pool2d(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* 
         indices ? max_pool_planes<Isa, T, true>(shape, y, indices, x, stride)
                 : max_pool_planes<Isa, T, false>(shape, y, indices, x, stride);
     }
+}
+
+// The smallest position that any task reports, -1 for none.
+template <class Isa>
+struct FirstPosition {
+    std::ptrdiff_t position = -1;
+
+    void report(std::ptrdiff_t found) {
+        std::ptrdiff_t seen = __atomic_load_n(&position, __ATOMIC_RELAXED);
+        while ((seen < 0 || found < seen) &&
+               !__atomic_compare_exchange_n(&position, &seen, found, true, __ATOMIC_RELAXED,
+                                            __ATOMIC_RELAXED)) {
+        }
+    }
+};
+
+template <class Isa, class T>
+[[gnu::always_inline]] inline Compute<T> element(const T* p) {
+    if constexpr (std::is_same_v<T, Compute<T>>) {
+        return *p;
+    } else {
+        return load<Isa>(p, FirstLanes{1})[0];
+    }
+}
+
+// Adds plane by plane. The scatter goes to `sums`: the plane of the result itself, or a float32 copy
+// of it. An index is compared before it is used, so a wrong one writes nowhere.
+template <class Isa, Storage T>
+void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
+                    const ImageStrides& grad_stride, const std::int64_t* indices,
+                    const ImageStrides& index_stride, FirstPosition<Isa>& outside) {
+    using C = Compute<T>;
+    using V = Vec<Isa, C>;
+    const std::ptrdiff_t plane_size = shape.height * shape.width;
+    for_row_blocks<Isa>(
+        shape.batch * shape.channels, 2 * plane_size + 8 * shape.out_h * shape.out_w,
+        [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+            C* sums = nullptr;
+            if constexpr (!std::is_same_v<T, C>)
+                sums = static_cast<C*>(
+                    thread_scratch(static_cast<std::size_t>(plane_size) * sizeof(C)));
+            for (std::ptrdiff_t plane = begin; plane < end; ++plane) {
+                if constexpr (std::is_same_v<T, C>) sums = grad_x + plane * plane_size;
+                for_each_vec<Isa, V::size>(plane_size, [&](std::ptrdiff_t i, auto lanes) {
+                    store_vec<Isa>(sums + i, V::zero(), lanes);
+                });
+                const std::ptrdiff_t n = plane / shape.channels;
+                const std::ptrdiff_t c = plane % shape.channels;
+                for (std::ptrdiff_t oy = 0; oy < shape.out_h; ++oy) {
+                    const T* g = grad_y + n * grad_stride.n + c * grad_stride.c + oy * grad_stride.h;
+                    const std::int64_t* index = indices + n * index_stride.n + c * index_stride.c +
+                                                oy * index_stride.h;
+                    for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox) {
+                        const std::int64_t at = index[ox * index_stride.w];
+                        if (static_cast<std::uint64_t>(at) >=
+                            static_cast<std::uint64_t>(plane_size)) [[unlikely]] {
+                            outside.report((plane * shape.out_h + oy) * shape.out_w + ox);
+                            continue;
+                        }
+                        sums[at] += element<Isa>(g + ox * grad_stride.w);
+                    }
+                }
+                if constexpr (!std::is_same_v<T, C>) {
+                    for_each_vec<Isa, V::size>(plane_size, [&](std::ptrdiff_t i, auto lanes) {
+                        store<Isa>(grad_x + plane * plane_size + i, load<Isa>(sums + i, lanes),
+                                   lanes);
+                    });
+                }
+            }
+        });
+}
+
+// Channels of a task: cache lines of grad_y are shared by no two tasks, and the float32 copy of a
+// narrow result stays small.
+template <class T>
+constexpr std::ptrdiff_t scatter_channels = sizeof(T) == 2 ? 8 : 32;
+
+template <class Isa, Storage T>
+void scatter_channels_last(const Pool2dShape& shape, T* grad_x, const T* grad_y,
+                           const ImageStrides& grad_stride, const std::int64_t* indices,
+                           const ImageStrides& index_stride, FirstPosition<Isa>& outside) {
+    using C = Compute<T>;
+    using V = Vec<Isa, C>;
+    constexpr bool direct = std::is_same_v<T, C>;
+    const std::ptrdiff_t plane_size = shape.height * shape.width;
+    const std::ptrdiff_t blocks = (shape.channels - 1) / scatter_channels<T> + 1;
+    for_row_blocks<Isa>(
+        shape.batch * blocks,
+        (2 * plane_size + 8 * shape.out_h * shape.out_w) *
+            smaller<Isa>(shape.channels, scatter_channels<T>),
+        [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+            for (std::ptrdiff_t unit = begin; unit < end; ++unit) {
+                const std::ptrdiff_t n = unit / blocks;
+                const std::ptrdiff_t first = unit % blocks * scatter_channels<T>;
+                const std::ptrdiff_t count =
+                    smaller<Isa>(shape.channels - first, scatter_channels<T>);
+                T* result = grad_x + n * plane_size * shape.channels + first;
+                const std::ptrdiff_t pitch = direct ? shape.channels : count;
+                C* sums;
+                if constexpr (direct) {
+                    sums = result;
+                } else {
+                    sums = static_cast<C*>(thread_scratch(
+                        static_cast<std::size_t>(plane_size * count) * sizeof(C)));
+                }
+                for (std::ptrdiff_t pixel = 0; pixel < plane_size; ++pixel)
+                    for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t i, auto lanes) {
+                        store_vec<Isa>(sums + pixel * pitch + i, V::zero(), lanes);
+                    });
+                for (std::ptrdiff_t pixel = 0; pixel < shape.out_h * shape.out_w; ++pixel) {
+                    const std::ptrdiff_t oy = pixel / shape.out_w;
+                    const std::ptrdiff_t ox = pixel % shape.out_w;
+                    const T* g = grad_y + n * grad_stride.n + oy * grad_stride.h +
+                                 ox * grad_stride.w + first;
+                    const std::int64_t* index = indices + n * index_stride.n +
+                                                oy * index_stride.h + ox * index_stride.w +
+                                                first * index_stride.c;
+                    for (std::ptrdiff_t c = 0; c < count; ++c) {
+                        const std::int64_t at = index[c * index_stride.c];
+                        if (static_cast<std::uint64_t>(at) >=
+                            static_cast<std::uint64_t>(plane_size)) [[unlikely]] {
+                            outside.report(
+                                (n * shape.channels + first + c) * shape.out_h * shape.out_w +
+                                pixel);
+                            continue;
+                        }
+                        sums[at * pitch + c] += element<Isa>(g + c);
+                    }
+                }
+                if constexpr (!direct) {
+                    for (std::ptrdiff_t pixel = 0; pixel < plane_size; ++pixel)
+                        for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t i, auto lanes) {
+                            store<Isa>(result + pixel * shape.channels + i,
+                                       load<Isa>(sums + pixel * pitch + i, lanes), lanes);
+                        });
+                }
+            }
+        });
+}
+
+template <class Isa, Storage T>
+std::ptrdiff_t max_pool2d_backward(const Pool2dShape& shape, T* grad_x, const T* grad_y,
+                                   const ImageStrides& grad_stride, const std::int64_t* indices,
+                                   const ImageStrides& index_stride) {
+    FirstPosition<Isa> outside;
+    if (shape.channels_last) {
+        scatter_channels_last<Isa>(shape, grad_x, grad_y, grad_stride, indices, index_stride,
+                                   outside);
+    } else {
+        scatter_planes<Isa>(shape, grad_x, grad_y, grad_stride, indices, index_stride, outside);
+    }
+    return outside.position;
 }
 
 }  // namespace stableops

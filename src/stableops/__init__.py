@@ -10,13 +10,27 @@ from stableops._config import (
 )
 from stableops._core import version as __version__
 from stableops._elementwise import relu, relu_backward
+from stableops._pool2d import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
 
 __all__ = [
     "__version__",
     "active_isa",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
     "available_isas",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "empty_cache",
     "get_num_threads",
+    "max_pool2d",
+    "max_pool2d_backward",
     "relu",
     "relu_backward",
     "set_num_threads",
