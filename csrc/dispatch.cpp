@@ -17,6 +17,8 @@ constexpr Kernels kernels_of(const char* level) {
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
         .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
         .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,
+        .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
+        .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
     };
 }
 

@@ -9,6 +9,7 @@
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
+#include "pool2d_shape.h"
 
 namespace stableops {
 
@@ -38,6 +39,30 @@ struct NmsKernels {
                                   Strided<std::int64_t> classes, const std::uint32_t* order,
                                   std::ptrdiff_t count, double threshold,
                                   std::ptrdiff_t max_output);
+};
+
+// Results are contiguous in the order that shape.channels_last names; strides are those of inputs.
+template <Storage T>
+struct Pool2dKernels {
+    // indices may be nullptr: not wanted.
+    void (*max_pool2d)(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
+                       const ImageStrides& stride);
+    // The flat position, in (N, C, H, W) order, of the first index outside the image, or -1;
+    // grad_x is of no use then.
+    std::ptrdiff_t (*max_pool2d_backward)(const Pool2dShape& shape, T* grad_x, const T* grad_y,
+                                          const ImageStrides& grad_stride,
+                                          const std::int64_t* indices,
+                                          const ImageStrides& index_stride);
+    void (*avg_pool2d)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
+                       const ImageStrides& stride);
+    void (*avg_pool2d_backward)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* grad_x,
+                                const T* grad_y, const ImageStrides& stride);
+};
+
+// Maxima of integers are taken in integers.
+struct IntegerPool2dKernels {
+    void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
+                       const std::int64_t* x, const ImageStrides& stride);
 };
 
 // One family of kernels for every storage type.
@@ -74,6 +99,8 @@ struct Kernels {
     const PerDtype<ElementwiseKernels>& elementwise;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
+    const PerDtype<Pool2dKernels>& pool2d;
+    const IntegerPool2dKernels& integer_pool2d;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

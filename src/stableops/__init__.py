@@ -13,11 +13,23 @@ from stableops._core import version as __version__
 from stableops._elementwise import relu, relu_backward
 from stableops._linear import linear, linear_backward
 from stableops._nms import batched_nms, nms
+from stableops._pool2d import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
 
 __all__ = [
     "__version__",
     "active_isa",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
     "available_isas",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batched_nms",
     "conv2d",
     "conv2d_backward",
@@ -25,6 +37,8 @@ __all__ = [
     "get_num_threads",
     "linear",
     "linear_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
     "nms",
     "relu",
     "relu_backward",
