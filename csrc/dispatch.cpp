@@ -18,6 +18,8 @@ constexpr Kernels kernels_of(const char* level) {
         .sigmoid_cross_entropy = KernelTable<Isa, PerDtype<SigmoidCrossEntropyKernels>>::kernels,
         .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
         .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,
+        .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
+        .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
     };
 }
 

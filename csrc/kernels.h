@@ -10,6 +10,7 @@
 #include "elementwise_plan.h"
 #include "isa/levels.h"
 #include "reduction.h"
+#include "pool2d_shape.h"
 
 namespace stableops {
 
@@ -57,6 +58,30 @@ struct NmsKernels {
                                   std::ptrdiff_t max_output);
 };
 
+// Results are contiguous in the order that shape.channels_last names; strides are those of inputs.
+template <Storage T>
+struct Pool2dKernels {
+    // indices may be nullptr: not wanted.
+    void (*max_pool2d)(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
+                       const ImageStrides& stride);
+    // The flat position, in (N, C, H, W) order, of the first index outside the image, or -1;
+    // grad_x is of no use then.
+    std::ptrdiff_t (*max_pool2d_backward)(const Pool2dShape& shape, T* grad_x, const T* grad_y,
+                                          const ImageStrides& grad_stride,
+                                          const std::int64_t* indices,
+                                          const ImageStrides& index_stride);
+    void (*avg_pool2d)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
+                       const ImageStrides& stride);
+    void (*avg_pool2d_backward)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* grad_x,
+                                const T* grad_y, const ImageStrides& stride);
+};
+
+// Maxima of integers are taken in integers.
+struct IntegerPool2dKernels {
+    void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
+                       const std::int64_t* x, const ImageStrides& stride);
+};
+
 // One family of kernels for every storage type.
 template <template <Storage> class Family>
 struct PerDtype {
@@ -92,6 +117,8 @@ struct Kernels {
     const PerDtype<SigmoidCrossEntropyKernels>& sigmoid_cross_entropy;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
+    const PerDtype<Pool2dKernels>& pool2d;
+    const IntegerPool2dKernels& integer_pool2d;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

@@ -23,11 +23,23 @@ from stableops._elementwise import (
 from stableops._linear import linear, linear_backward
 from stableops._nms import batched_nms, nms
 from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
+from stableops._pool2d import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
 
 __all__ = [
     "__version__",
     "active_isa",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
     "available_isas",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batched_nms",
     "conv2d",
     "conv2d_backward",
@@ -37,6 +49,8 @@ __all__ = [
     "linear_backward",
     "log_sigmoid",
     "log_sigmoid_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
     "nms",
     "relu",
     "relu_backward",

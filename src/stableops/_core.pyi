@@ -1,4 +1,5 @@
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,4 +83,44 @@ def sigmoid_cross_entropy(
     reduction: str,
     return_grad: bool,
     /,
+) -> Any: ...
+def max_pool2d(
+    input: ArrayLike,
+    kernel_size: SupportsIndex | Sequence[SupportsIndex],
+    stride: SupportsIndex | Sequence[SupportsIndex] | None,
+    padding: SupportsIndex | Sequence[SupportsIndex],
+    dilation: SupportsIndex | Sequence[SupportsIndex],
+    ceil_mode: bool,
+    return_indices: bool,
+    /,
+) -> Any: ...
+def max_pool2d_backward(
+    grad_output: ArrayLike, indices: ArrayLike, input_shape: Sequence[SupportsIndex], /
+) -> Any: ...
+def avg_pool2d(
+    input: ArrayLike,
+    kernel_size: SupportsIndex | Sequence[SupportsIndex],
+    stride: SupportsIndex | Sequence[SupportsIndex] | None,
+    padding: SupportsIndex | Sequence[SupportsIndex],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: SupportsIndex | None,
+    /,
+) -> Any: ...
+def avg_pool2d_backward(
+    grad_output: ArrayLike,
+    input_shape: Sequence[SupportsIndex],
+    kernel_size: SupportsIndex | Sequence[SupportsIndex],
+    stride: SupportsIndex | Sequence[SupportsIndex] | None,
+    padding: SupportsIndex | Sequence[SupportsIndex],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: SupportsIndex | None,
+    /,
+) -> Any: ...
+def adaptive_avg_pool2d(
+    input: ArrayLike, output_size: SupportsIndex | None | Sequence[SupportsIndex | None], /
+) -> Any: ...
+def adaptive_avg_pool2d_backward(
+    grad_output: ArrayLike, input_shape: Sequence[SupportsIndex], /
 ) -> Any: ...
