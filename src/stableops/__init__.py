@@ -20,6 +20,9 @@ from stableops._elementwise import (
     softplus,
     softplus_backward,
 )
+from stableops._elementwise import relu, relu_backward
+from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from stableops._softmax_cross_entropy import softmax_cross_entropy
 from stableops._linear import linear, linear_backward
 from stableops._nms import batched_nms, nms
 from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
@@ -45,6 +48,8 @@ __all__ = [
     "conv2d_backward",
     "empty_cache",
     "get_num_threads",
+    "log_softmax",
+    "log_softmax_backward",
     "linear",
     "linear_backward",
     "log_sigmoid",
@@ -61,4 +66,7 @@ __all__ = [
     "sigmoid_cross_entropy",
     "softplus",
     "softplus_backward",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
 ]

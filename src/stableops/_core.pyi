@@ -30,6 +30,44 @@ def log_sigmoid_backward(
 ) -> Any: ...
 def softplus_backward(
     grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
+def softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int,
+    weight: ArrayLike | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+    return_grad: bool,
+    /,
 ) -> Any: ...
 def conv2d(
     input: ArrayLike,
