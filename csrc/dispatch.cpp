@@ -16,6 +16,7 @@ constexpr Kernels kernels_of(const char* level) {
         .level = level,
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
         .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,
+        .boxes = KernelTable<Isa, PerDtype<BoxesKernels>>::kernels,
     };
 }
 

@@ -29,6 +29,18 @@ struct NmsKernels {
                                   std::ptrdiff_t max_output);
 };
 
+template <Storage T>
+struct BoxesKernels {
+    // Rows of four elements, or one element a row.
+    void (*box_area)(T* area, BoxRows<T> boxes);
+    void (*box_convert)(T* converted, BoxRows<T> boxes, BoxFormat from, BoxFormat to);
+    // An element for every row of a and b, those of b next to each other.
+    void (*box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+};
+
 // One family of kernels for every storage type.
 template <template <Storage> class Family>
 struct PerDtype {
@@ -62,6 +74,7 @@ struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
     const PerDtype<NmsKernels>& nms;
+    const PerDtype<BoxesKernels>& boxes;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

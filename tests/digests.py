@@ -26,6 +26,19 @@ def crowd(rng, n, dtype=np.float32):
 
 
 CASES = {
+    "box_measures": lambda rng: [
+        measure(crowd(rng, 333)[0], crowd(rng, 1001)[0])
+        for measure in (
+            so.box_iou,
+            so.generalized_box_iou,
+            so.distance_box_iou,
+            so.complete_box_iou,
+        )
+    ],
+    "box_convert": lambda rng: [
+        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
+        so.box_area(crowd(rng, 999, np.float64)[0]),
+    ],
     "nms": lambda rng: [so.nms(*crowd(rng, 5000), 0.5)],
     "batched_nms": lambda rng: [
         so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)

@@ -7,5 +7,6 @@ namespace stableops {
 void bind_config(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
 void bind_nms(pybind11::module_& m);
+void bind_boxes(pybind11::module_& m);
 
 }  // namespace stableops

@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     stableops::bind_config(m);
     stableops::bind_elementwise(m);
     stableops::bind_nms(m);
+    stableops::bind_boxes(m);
 }

@@ -1,5 +1,13 @@
 """Neural-network operations on NumPy arrays: right to the last digit, fast, the same bits everywhere."""
 
+from stableops._boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    complete_box_iou,
+    distance_box_iou,
+    generalized_box_iou,
+)
 from stableops._config import (
     active_isa,
     available_isas,
@@ -17,7 +25,13 @@ __all__ = [
     "active_isa",
     "available_isas",
     "batched_nms",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "complete_box_iou",
+    "distance_box_iou",
     "empty_cache",
+    "generalized_box_iou",
     "get_num_threads",
     "nms",
     "relu",
