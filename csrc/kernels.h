@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "conv2d_shape.h"
 #include "detection.h"
 #include "dtypes.h"
 #include "elementwise_plan.h"
@@ -15,6 +16,16 @@ template <Storage T>
 struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+};
+
+// Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
+// rows are the pixels, their features the channels of a 1x1 kernel.
+template <Storage T>
+struct Conv2dKernels {
+    void (*conv2d)(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape);
+    void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape);
+    void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
+    void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
 };
 
 // Candidates are positions in boxes and scores; 32 bits hold them (the bindings refuse more).
@@ -73,6 +84,7 @@ struct KernelTable {
 struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
+    const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
     const PerDtype<BoxesKernels>& boxes;
 };

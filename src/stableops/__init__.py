@@ -16,8 +16,10 @@ from stableops._config import (
     set_num_threads,
     show_config,
 )
+from stableops._conv2d import conv2d, conv2d_backward
 from stableops._core import version as __version__
 from stableops._elementwise import relu, relu_backward
+from stableops._linear import linear, linear_backward
 from stableops._nms import batched_nms, nms
 
 __all__ = [
@@ -30,9 +32,13 @@ __all__ = [
     "box_iou",
     "complete_box_iou",
     "distance_box_iou",
+    "conv2d",
+    "conv2d_backward",
     "empty_cache",
     "generalized_box_iou",
     "get_num_threads",
+    "linear",
+    "linear_backward",
     "nms",
     "relu",
     "relu_backward",
