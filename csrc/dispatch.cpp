@@ -22,6 +22,7 @@ constexpr Kernels kernels_of(const char* level) {
         .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,
         .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
         .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
+        .boxes = KernelTable<Isa, PerDtype<BoxesKernels>>::kernels,
     };
 }
 

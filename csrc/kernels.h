@@ -82,6 +82,16 @@ struct Pool2dKernels {
 struct IntegerPool2dKernels {
     void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
                        const std::int64_t* x, const ImageStrides& stride);
+template <Storage T>
+struct BoxesKernels {
+    // Rows of four elements, or one element a row.
+    void (*box_area)(T* area, BoxRows<T> boxes);
+    void (*box_convert)(T* converted, BoxRows<T> boxes, BoxFormat from, BoxFormat to);
+    // An element for every row of a and b, those of b next to each other.
+    void (*box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
 };
 
 // One family of kernels for every storage type.
@@ -148,6 +158,7 @@ struct Kernels {
     const PerDtype<NmsKernels>& nms;
     const PerDtype<Pool2dKernels>& pool2d;
     const IntegerPool2dKernels& integer_pool2d;
+    const PerDtype<BoxesKernels>& boxes;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

@@ -49,6 +49,29 @@ def crowd(rng, n, dtype=np.float32):
     return boxes.astype(dtype), rng.random(n).astype(dtype)
 
 
+CASES = {
+    "box_measures": lambda rng: [
+        measure(crowd(rng, 333)[0], crowd(rng, 1001)[0])
+        for measure in (
+            so.box_iou,
+            so.generalized_box_iou,
+            so.distance_box_iou,
+            so.complete_box_iou,
+        )
+    ],
+    "box_convert": lambda rng: [
+        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
+        so.box_area(crowd(rng, 999, np.float64)[0]),
+    ],
+    "nms": lambda rng: [so.nms(*crowd(rng, 5000), 0.5)],
+    "batched_nms": lambda rng: [
+        so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)
+    ],
+    "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
+    "relu_backward": lambda rng: [
+        so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
+    ],
+}
 @case
 def nms(rng):
     return [so.nms(*crowd(rng, 5000), 0.5)]

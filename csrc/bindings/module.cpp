@@ -14,4 +14,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     stableops::bind_nms(m);
     stableops::bind_sigmoid_cross_entropy(m);
     stableops::bind_pool2d(m);
+    stableops::bind_boxes(m);
 }

@@ -1,5 +1,13 @@
 """Neural-network operations on NumPy arrays: right to the last digit, fast, the same bits everywhere."""
 
+from stableops._boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    complete_box_iou,
+    distance_box_iou,
+    generalized_box_iou,
+)
 from stableops._config import (
     active_isa,
     available_isas,
@@ -44,9 +52,15 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "batched_nms",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "complete_box_iou",
     "conv2d",
     "conv2d_backward",
+    "distance_box_iou",
     "empty_cache",
+    "generalized_box_iou",
     "get_num_threads",
     "log_softmax",
     "log_softmax_backward",
