@@ -17,6 +17,7 @@ constexpr Kernels kernels_of(const char* level) {
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
         .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
         .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
+        .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
     };
 }
 

@@ -8,12 +8,13 @@ returns arrays. Sizes are chosen so that several threads take part.
 import hashlib
 import json
 
+import ml_dtypes
 import numpy as np
 
 import stableops as so
 
 
-def pooling(rng, dtype):
+def pool2d_case(rng, dtype):
     x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
     y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)
     mean = so.avg_pool2d(x, 3, 2, 1)
@@ -29,10 +30,28 @@ def pooling(rng, dtype):
     ]
 
 
+def conv2d_case(rng):
+    x = rng.standard_normal((3, 40, 30, 33)).astype(np.float32)
+    w = rng.standard_normal((50, 20, 3, 3)).astype(np.float32)
+    b = rng.standard_normal(50).astype(np.float32)
+    settings = {"stride": (1, 2), "padding": ((1, 0), (2, 1)), "dilation": (2, 1), "groups": 2}
+    y = so.conv2d(x, w, b, **settings)
+    return [y, *so.conv2d_backward(y / 100, x, w, **settings)]
+
+
+def linear_case(rng):
+    x, w = rng.standard_normal((300, 500)), rng.standard_normal((170, 500))
+    y = so.linear(x, w)
+    return [y, *so.linear_backward(y, x, w)]
+
+
 CASES = {
-    "pool2d float64": lambda rng: pooling(rng, np.float64),
-    "pool2d float32": lambda rng: pooling(rng, np.float32),
-    "pool2d float16": lambda rng: pooling(rng, np.float16),
+    "conv2d": conv2d_case,
+    "linear": linear_case,
+    "pool2d bfloat16": lambda rng: pool2d_case(rng, ml_dtypes.bfloat16),
+    "pool2d float16": lambda rng: pool2d_case(rng, np.float16),
+    "pool2d float32": lambda rng: pool2d_case(rng, np.float32),
+    "pool2d float64": lambda rng: pool2d_case(rng, np.float64),
     "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
     "relu_backward": lambda rng: [
         so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)

@@ -8,4 +8,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     stableops::bind_config(m);
     stableops::bind_elementwise(m);
     stableops::bind_pool2d(m);
+    stableops::bind_conv2d(m);
+    stableops::bind_linear(m);
 }

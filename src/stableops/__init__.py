@@ -8,8 +8,10 @@ from stableops._config import (
     set_num_threads,
     show_config,
 )
+from stableops._conv2d import conv2d, conv2d_backward
 from stableops._core import version as __version__
 from stableops._elementwise import relu, relu_backward
+from stableops._linear import linear, linear_backward
 from stableops._pool2d import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -27,8 +29,12 @@ __all__ = [
     "available_isas",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "conv2d",
+    "conv2d_backward",
     "empty_cache",
     "get_num_threads",
+    "linear",
+    "linear_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "relu",
