@@ -94,6 +94,16 @@ struct BoxesKernels {
     void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
 };
 
+// Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
+// rows are the pixels, their features the channels of a 1x1 kernel.
+template <Storage T>
+struct Conv2dKernels {
+    void (*conv2d)(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape);
+    void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape);
+    void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
+    void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
+};
+
 // One family of kernels for every storage type.
 template <template <Storage> class Family>
 struct PerDtype {
@@ -159,6 +169,9 @@ struct Kernels {
     const PerDtype<Pool2dKernels>& pool2d;
     const IntegerPool2dKernels& integer_pool2d;
     const PerDtype<BoxesKernels>& boxes;
+    const PerDtype<Pool2dKernels>& pool2d;
+    const IntegerPool2dKernels& integer_pool2d;
+    const PerDtype<Conv2dKernels>& conv2d;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

@@ -188,7 +188,7 @@ def average_error(y, x, rows, cols, divisors):
 
 
 def average_backward_error(grad_x, grad_y, rows, cols, divisors):
-    """The same for the gradient: every element adds grad_y / divisor over the windows that hold it."""
+    """The same for the gradient: each element adds grad_y / divisor over the windows that hold it."""
     got, grads = exact_integers(grad_x), exact_integers(grad_y)
     most = np.zeros(grad_x.shape[2:], int)
     common = int(np.lcm.reduce(np.abs(divisors.astype(np.int64)).ravel()))
@@ -205,7 +205,7 @@ def average_backward_error(grad_x, grad_y, rows, cols, divisors):
 
 
 def _worst(error, size, divisor, dtype, terms=1):
-    """max of error / (eps * size), where 0.51 of the smallest subnormal a term counts as nothing."""
+    """max of error / (eps * size); 0.51 of the smallest subnormal a term counts as nothing."""
     info = ml_dtypes.finfo(dtype)
     tiny = int(exact_integers(info.smallest_subnormal)) * abs(divisor) * terms
     eps = 2**info.nmant

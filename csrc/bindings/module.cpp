@@ -15,4 +15,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     stableops::bind_sigmoid_cross_entropy(m);
     stableops::bind_pool2d(m);
     stableops::bind_boxes(m);
+    stableops::bind_pool2d(m);
+    stableops::bind_conv2d(m);
+    stableops::bind_linear(m);
 }

@@ -157,7 +157,7 @@ def avg_pool2d_backward(
     /,
 ) -> Any: ...
 def adaptive_avg_pool2d(
-    input: ArrayLike, output_size: SupportsIndex | None | Sequence[SupportsIndex | None], /
+    input: ArrayLike, output_size: SupportsIndex | Sequence[SupportsIndex | None] | None, /
 ) -> Any: ...
 def adaptive_avg_pool2d_backward(
     grad_output: ArrayLike, input_shape: Sequence[SupportsIndex], /
@@ -168,3 +168,29 @@ def box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def generalized_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def distance_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def complete_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def conv2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: int,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def conv2d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: int,
+    output_mask: object,
+    /,
+) -> tuple[Any, Any, Any]: ...
+def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, /) -> Any: ...
+def linear_backward(
+    grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, output_mask: object, /
+) -> tuple[Any, Any, Any]: ...
