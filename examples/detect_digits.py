@@ -2,8 +2,8 @@
 
     python examples/detect_digits.py [--page N] [--epochs N] [--output PATH]
 
-The pieces are in `stableops/_demo/`: `page.py` composes the page and cuts it into windows,
-`detect.py` runs the network over them. Half a minute of training at most comes first.
+The pieces are in `stableops/_demo/`: `page.py` composes the page, `windows.py` cuts it into
+windows, `detect.py` runs the network over them. Half a minute of training at most comes first.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python examples/lenet_digits.py [--epochs N] [--seed N]
 
-The network, the optimiser and the training loop are written out in `stableops/_demo/lenet.py`,
-which is meant to be read. This script uses them, looks at the mistakes, and shows that the
-weights do not depend on the number of threads.
+The network is written out in `stableops/_demo/lenet.py`, the optimiser and the training loop in
+`training.py` beside it; both are meant to be read. This script uses them, looks at the mistakes,
+and shows that the weights do not depend on the number of threads.
 """
 
 import argparse
@@ -12,8 +12,9 @@ import argparse
 import numpy as np
 
 import stableops
-from stableops._demo.lenet import LeNet, accuracy, train, weights_digest
-from stableops._demo.page import as_windows
+from stableops._demo.lenet import LeNet
+from stableops._demo.training import accuracy, train, weights_digest
+from stableops._demo.windows import as_windows
 from stableops._digits import load_digits, split_digits
 
 
@@ -42,7 +43,7 @@ def main() -> None:
     for number in (1, 2, 3):
         stableops.set_num_threads(number)
         digest = weights_digest(train_lenet(training, 1, options.seed).parameters)
-        print(f"  {number} thread(s)  {digest}")
+        print(f"  threads: {number}   {digest}")
     stableops.set_num_threads(threads)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import stableops as so
-from stableops._demo.page import NO_DIGIT, SCALES, SIDE, windows_of
+from stableops._demo.page import SCALES, SIDE
+from stableops._demo.windows import NO_DIGIT, windows_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt

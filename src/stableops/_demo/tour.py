@@ -10,11 +10,13 @@ import numpy as np
 
 import stableops as so
 from stableops._demo.detect import compare, slide, suppress
-from stableops._demo.lenet import LeNet, accuracy, train, weights_digest
-from stableops._demo.page import CLASSES, as_windows, compose_page, training_samples
+from stableops._demo.lenet import LeNet
+from stableops._demo.page import compose_page
 from stableops._demo.picture import draw_page
 from stableops._demo.progress import ProgressLine
 from stableops._demo.table import format_table, loss_table
+from stableops._demo.training import accuracy, train, weights_digest
+from stableops._demo.windows import CLASSES, as_windows, training_samples
 from stableops._digits import load_digits, split_digits
 from stableops._png import write_png
 
@@ -45,8 +47,8 @@ def run(output: Path, *, seed: int = 0, epochs: int = EPOCHS) -> None:
 
     training, held_out = split_digits(load_digits())
     print(
-        f"\n2. A LeNet learns {len(training.labels)} handwritten digits (float32, SIMD level "
-        f"{so.active_isa()}, {so.get_num_threads()} thread(s))\n"
+        f"\n2. A LeNet learns {len(training.labels)} handwritten digits (float32, "
+        f"SIMD level {so.active_isa()}, threads: {so.get_num_threads()})\n"
     )
     started = time.perf_counter()
     net = train_with_progress(training, held_out, seed=seed, epochs=epochs)
@@ -69,9 +71,9 @@ def run(output: Path, *, seed: int = 0, epochs: int = EPOCHS) -> None:
     print(
         f"  {len(candidates.labels)} windows look like a digit; non-maximum suppression keeps "
         f"{len(kept.labels)} ({seconds:.1f} s)"
-        f"\n  {outcome.right.sum()} of {len(page.labels)} digits found and read right, "
-        f"{outcome.misread.sum()} misread, {outcome.missed.sum()} missed; "
-        f"{outcome.false_alarm.sum()} false alarm(s)"
+        f"\n  {outcome.right.sum()} of {len(page.labels)} digits found and read right; "
+        f"misread: {outcome.misread.sum()}, missed: {outcome.missed.sum()}, "
+        f"false alarms: {outcome.false_alarm.sum()}"
     )
     write_png(output, draw_page(page, candidates, kept, outcome))
     print(f"  {output}: green is right, red is wrong, amber was missed, thin is suppressed")
