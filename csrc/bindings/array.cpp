@@ -292,12 +292,13 @@ std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* n
             throw py::type_error("axis=" + text_of(axis) + " is not allowed; an int, a tuple of "
                                  "ints or None is");
         const Py_ssize_t value = PyNumber_AsSsize_t(item.ptr(), nullptr);
+        if (ndim == 0 && (value == 0 || value == -1)) return;  // a scalar is its only element
         if (value < -ndim || value >= ndim) {
             const std::string text =
                 "axis=" + text_of(item) + " is out of bounds for " + name + " of " +
                 std::to_string(ndim) + " dimensions" +
                 (ndim > 0 ? "; allowed are " + std::to_string(-ndim) + " to " + std::to_string(ndim - 1)
-                          : std::string("; only None and () are allowed"));
+                          : std::string("; allowed are -1, 0, () and None"));
             PyErr_SetString(py::module_::import("numpy.exceptions").attr("AxisError").ptr(),
                             text.c_str());
             throw py::error_already_set();

@@ -35,7 +35,10 @@ namespace stableops {
 void parallel_for(std::ptrdiff_t tasks, void (*body)(void* context, std::ptrdiff_t task),
                   void* context);
 
-// The threads a region may use, the caller's included, at most 512. By default the CPUs available
+// The most threads that a region can have.
+constexpr int max_threads = 512;
+
+// The threads a region may use, the caller's included, at most max_threads. By default the CPUs available
 // to the process (cpu_count.h), or the first number of OMP_NUM_THREADS if that is less.
 // STABLEOPS_NUM_THREADS overrides both; std::invalid_argument if it is malformed, on each call
 // until it is corrected or set_num_threads() is called.
@@ -48,9 +51,6 @@ template <class Isa, class F>
 void call_task(void* context, std::ptrdiff_t task) {
     (*static_cast<const F*>(context))(task);
 }
-
-// The most threads that a region can have.
-constexpr int max_threads = 512;
 
 // For kernels: f(task) for every task, without an allocation or a copy of f. Isa is in the name so
 // that objects of different SIMD levels never share an instance.
