@@ -318,7 +318,7 @@ def test_demo_learns_and_writes_the_picture(tmp_path):
     assert found >= 0.8 * there
     pixels = decode_png((tmp_path / "stableops-demo.png").read_bytes())
     assert pixels.shape == (672, 1008, 3)
-    frames = (pixels == np.uint8(RIGHT)).all(axis=2).sum()
+    frames = (pixels == RIGHT).all(axis=2).sum()
     assert frames > found * 4 * 2 * 8 * 6 * 0.9  # four edges, two pixels thick, eight by six long
 
 

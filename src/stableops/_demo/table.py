@@ -27,9 +27,10 @@ class Row(NamedTuple):
 
 
 def naive_softmax(x: Array) -> Array:
-    """Softmax in two lines."""
+    """Softmax, shifted so that nothing overflows."""
     e = np.exp(x - x.max())
-    return e / e.sum()
+    probabilities: Array = e / e.sum()
+    return probabilities
 
 
 def naive_sigmoid(x: Array) -> Array:
