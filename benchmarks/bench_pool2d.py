@@ -41,7 +41,7 @@ QUICK_POOL = POOLS[1]
 
 def indices_inside(pool: Pool, rng: np.random.Generator) -> np.ndarray:
     """For each output the flat position of one element of its window, as a maximum's would be."""
-    batch, channels, height, width = pool.shape
+    height, width = pool.shape[2:]
     shape = pool.output_shape
     rows, columns = (
         np.clip(

@@ -26,6 +26,7 @@ FAMILIES = {
 
 NCHW = "NCHW"
 CHANNELS_LAST = "channels-last"
+TRANSPOSED = "transposed"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ class Case:
 
 
 def with_layout(array: np.ndarray, layout: str) -> np.ndarray:
-    """A copy with the strides of `layout`; only four-dimensional arrays have channels to move."""
+    """A copy with the strides of `layout`: channels-last for images, transposed for matrices."""
     if layout == CHANNELS_LAST and array.ndim == 4:
         return aligned(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    if layout == TRANSPOSED and array.ndim == 2:
+        return aligned(array.T).T
     return aligned(array)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.cases import Case, interleaved
 from benchmarks.limits import Limits, NoLimits, measure
-from benchmarks.machine import available_cpus, describe_machine
+from benchmarks.machine import available_cpus
 from benchmarks.peers import Peer
 from benchmarks.timing import Settings, measure_case
 from benchmarks.worker import Worker, stopping
@@ -65,7 +65,6 @@ def run(
     progress = Progress(len(cases) * len(thread_counts), deadline)
     generator = np.random.default_rng()
     data: dict[str, Any] = {
-        "machine": describe_machine(),
         "versions": {},
         "absent": {},
         "limits": [],
