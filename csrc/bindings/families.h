@@ -1,0 +1,10 @@
+#pragma once
+// One bind function a family, each in the file of its name.
+#include <pybind11/pybind11.h>
+
+namespace stableops {
+
+void bind_config(pybind11::module_& m);
+void bind_elementwise(pybind11::module_& m);
+
+}  // namespace stableops

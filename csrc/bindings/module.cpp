@@ -1,0 +1,10 @@
+// The extension module stableops._core: a table of contents.
+#define STABLEOPS_IMPORTS_NUMPY
+#include "array.h"
+#include "families.h"
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+    if (PyArray_ImportNumPyAPI() < 0) throw py::error_already_set();
+    stableops::bind_config(m);
+    stableops::bind_elementwise(m);
+}

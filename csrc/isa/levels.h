@@ -1,0 +1,20 @@
+#pragma once
+// Tags of the SIMD levels. Every function of ISA code is a template on one of them, so that no two
+// objects compiled for different levels can share a symbol.
+
+namespace stableops::isa {
+
+// x86-64 without extensions (SSE2, no fma), or NEON on arm64.
+struct Baseline {
+    static constexpr int bytes = 16;
+};
+
+struct X86V3 {
+    static constexpr int bytes = 32;
+};
+
+struct X86V4 {
+    static constexpr int bytes = 64;
+};
+
+}  // namespace stableops::isa

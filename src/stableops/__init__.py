@@ -1,0 +1,24 @@
+"""Neural-network operations on NumPy arrays: right to the last digit, fast, the same bits everywhere."""
+
+from stableops._config import (
+    active_isa,
+    available_isas,
+    empty_cache,
+    get_num_threads,
+    set_num_threads,
+    show_config,
+)
+from stableops._core import version as __version__
+from stableops._elementwise import relu, relu_backward
+
+__all__ = [
+    "__version__",
+    "active_isa",
+    "available_isas",
+    "empty_cache",
+    "get_num_threads",
+    "relu",
+    "relu_backward",
+    "set_num_threads",
+    "show_config",
+]
