@@ -136,7 +136,6 @@ def assess(
     """The accuracy part of the report's data."""
     workers = [Worker(peer, threads=1) for peer in peers]
     found = Table()
-    confident: dict[str, Any] = {}
     with stopping(workers):
         for worker in workers:
             worker.begin()
@@ -149,12 +148,11 @@ def assess(
             assess_elements(elements(dtype, short), dtype, usable, found)
         say("accuracy: sums of products")
         assess_sums(usable, found)
-        confident = confident_rows(usable)
-    return {
-        "accuracy": found.to_json(),
-        "confident": confident,
-        "versions": {worker.peer.name: worker.version for worker in usable},
-    }
+        return {
+            "accuracy": found.to_json(),
+            "confident": confident_rows(usable),
+            "versions": {worker.peer.name: worker.version for worker in usable},
+        }
 
 
 def evaluate(

@@ -1,8 +1,9 @@
-"""The convolution layers of LeNet to MobileNet: batch 1 and 8, forward and backward, both layouts."""
+"""The convolution layers of LeNet to MobileNet, forward and backward, in both layouts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -127,12 +128,11 @@ def layer_cases(name: str, layer: Layer) -> Iterator[Case]:
         for layout in (NCHW, CHANNELS_LAST):
             for way in ("forward", "packed", "backward"):
                 backward = way == "backward"
+                make = backward_inputs if backward else forward_inputs
                 yield Case(
                     name=f"conv {name} batch {batch} {layout} {way}",
                     operation="conv2d_backward" if backward else "conv2d",
-                    inputs=lambda rng, batch=batch, make=(
-                        backward_inputs if backward else forward_inputs
-                    ): make(layer, batch, rng),
+                    inputs=partial(make, layer, batch),
                     options=geometry if backward else {**geometry, "packed": way == "packed"},
                     flops=2 * flops if backward else flops,
                     layout=layout,

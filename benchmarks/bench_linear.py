@@ -1,4 +1,4 @@
-"""Fully connected layers at batch 1 to 512: a classifier's, a transformer block's, AlexNet's and LeNet's."""
+"""Fully connected layers of LeNet, a transformer block, ResNet-50 and AlexNet."""
 
 from __future__ import annotations
 

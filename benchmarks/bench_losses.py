@@ -1,4 +1,4 @@
-"""Softmax cross-entropy and sigmoid cross-entropy, the mean over the samples, with and without gradient."""
+"""Softmax and sigmoid cross-entropy: the mean over the samples, with and without gradient."""
 
 from __future__ import annotations
 

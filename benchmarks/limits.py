@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.machine import available_cpus, spread_cpus
@@ -19,7 +19,7 @@ SOURCE = Path(__file__).with_name("limits.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 KINDS = ("read", "write", "copy", "write_non_temporal", "copy_non_temporal")
-BUFFER_SIZES = tuple(1 << power for power in (14, 15, 17, 18, 20, 21, 23, 24, 26, 28))
+BUFFER_SIZES = tuple(1 << power for power in (14, 15, 17, 18, 20, 21, 23, 24, 26, 27))
 
 
 class NoLimits(Exception):
@@ -106,8 +106,8 @@ def confined(threads: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def measure(threads: int) -> Limits:
-    with compiled() as library, confined(threads):
+def measure(library: ctypes.CDLL, threads: int) -> Limits:
+    with confined(threads):
         return Limits(
             threads=threads,
             vector_bits=library.vector_bits(),
@@ -119,3 +119,16 @@ def measure(threads: int) -> Limits:
                 for i, kind in enumerate(KINDS)
             },
         )
+
+
+def best_of(first: Limits, second: Limits) -> Limits:
+    """A limit is the best that was seen: what disturbs the machine can only lower it."""
+    return replace(
+        first,
+        flops_float32=max(first.flops_float32, second.flops_float32),
+        flops_float64=max(first.flops_float64, second.flops_float64),
+        bandwidths={
+            kind: {size: max(rate, second.bandwidths[kind][size]) for size, rate in rates.items()}
+            for kind, rates in first.bandwidths.items()
+        },
+    )

@@ -36,6 +36,8 @@ COLOURS = {peer.name: colour for peer, colour in zip(PEERS, PALETTE, strict=True
 ERROR_FLOOR = 0.01
 """A result without error has to be somewhere on a logarithmic axis."""
 
+TEXT_COLUMNS = ("worst case", "best peer", "dtype")
+
 Figure = dict[str, Any]
 Cells = tuple[Sequence[str], Sequence[Sequence[str]]]
 
@@ -95,7 +97,9 @@ def ratio_figure(rows: Sequence[Row]) -> Figure | None:
         {
             "x": [10**left] * len(points),
             "y": [height + 0.42 for height in heights],
-            "text": [f"{with_threads(row)}  <b>{value:.2f}</b>" for value, row in points],
+            "text": [
+                f"<b>{value:.2f}</b>  {row['case']}, {row['threads']}T" for value, row in points
+            ],
             "mode": "text",
             "textposition": "middle right",
             "textfont": {"size": 11},
@@ -115,7 +119,7 @@ def ratio_figure(rows: Sequence[Row]) -> Figure | None:
     ]
     return figure(
         data,
-        log_axis("best peer / stableops", range=[left, right], side="top"),
+        log_axis("best peer / stableops", range=[left, right], side="top", dtick="D2"),
         {"visible": False, "range": [-0.8, len(points) + 0.1]},
         height=90 + 30 * len(points),
         margin={"l": 12, "r": 16, "t": 60, "b": 8},
@@ -208,9 +212,7 @@ def confident_figure(confident: dict[str, Any]) -> Figure | None:
             "name": name,
             "line": {"color": colour_of(name), "width": 3 if name == OURS else 1.5},
         }
-        for name, errors in sorted(
-            confident["errors"].items(), key=lambda item: item[0] == OURS
-        )
+        for name, errors in sorted(confident["errors"].items(), key=lambda item: item[0] == OURS)
     ]
     return figure(
         traces, {"title": {"text": "t in the row [t, 0, 0]"}}, log_axis("error of the loss, ULP")
@@ -229,7 +231,7 @@ def nms_figure(rows: Sequence[Row]) -> Figure | None:
                 series.setdefault((name, kind), []).append((row["size"], result["min"]))
     if not series:
         return None
-    traces = []
+    traces, shown = [], set()
     for (name, kind), points in series.items():
         points.sort()
         traces.append(
@@ -237,16 +239,21 @@ def nms_figure(rows: Sequence[Row]) -> Figure | None:
                 "x": [size for size, _ in points],
                 "y": [1e3 * seconds for _, seconds in points],
                 "mode": "lines+markers",
-                "name": f"{name}, {kind}",
+                "name": name,
+                "legendgroup": name,
+                "showlegend": name not in shown,
                 "line": {
                     "color": colour_of(name),
                     "dash": "solid" if kind == "crowded" else "dot",
                     "width": 3 if name == OURS else 1.5,
                 },
-                "hovertext": [f"{name}, {size} boxes: {time_text(s)}" for size, s in points],
+                "hovertext": [
+                    f"{name}, {size} boxes, {kind}: {time_text(s)}" for size, s in points
+                ],
                 "hoverinfo": "text",
             }
         )
+        shown.add(name)
     return figure(traces, log_axis("boxes"), log_axis("milliseconds"), height=520)
 
 
@@ -333,17 +340,21 @@ def size_text(size: int) -> str:
 
 
 def html_table(cells: Cells, mark: Any = None) -> str:
-    """`mark(column heading, text, row)` gives a cell's class."""
+    """`mark(heading, text)` gives a cell's class."""
     headings, rows = cells
-    head = "".join(f"<th>{escape(text)}</th>" for text in headings)
-    body = ""
+
+    def cell(tag: str, heading: str, text: str) -> str:
+        kind = "text" if heading in TEXT_COLUMNS else ""
+        if tag == "td" and mark:
+            kind = mark(heading, text) or kind
+        attribute = f' class="{kind}"' if kind else ""
+        return f"<{tag}{attribute}>{escape(text)}</{tag}>"
+
+    lines = [[cell("th", heading, heading) for heading in headings]]
     for row in rows:
-        body += "<tr>"
-        for heading, text in zip(headings, row, strict=True):
-            kind = mark(heading, text, row) if mark else ""
-            body += f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
-        body += "</tr>"
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+        lines.append([cell("td", h, text) for h, text in zip(headings, row, strict=True)])
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
+    return f'<div class="scroll"><table>{body}</table></div>'
 
 
 def as_number(text: str) -> float | None:
@@ -353,21 +364,21 @@ def as_number(text: str) -> float | None:
         return None
 
 
-def mark_ratio(heading: str, text: str, row: Sequence[str]) -> str:
+def mark_ratio(heading: str, text: str) -> str:
     value = as_number(text)
-    if not heading.startswith(("best peer / stableops", "geometric mean", "worst")):
+    if heading not in ("best peer / stableops", "geometric mean", "worst"):
         return ""
     return "" if value is None else "good" if value >= 1 else "bad"
 
 
-def mark_error(heading: str, text: str, row: Sequence[str]) -> str:
+def mark_error(heading: str, text: str) -> str:
     value = as_number(text)
     if value is None or heading in ("operation", "dtype"):
         return ""
     return "good" if value <= 1.5 else "bad" if value > 1000 else ""
 
 
-def mark_change(heading: str, text: str, row: Sequence[str]) -> str:
+def mark_change(_heading: str, text: str) -> str:
     return {"no": "good", "yes": "bad"}.get(text, "")
 
 
@@ -411,7 +422,7 @@ def html(data: dict[str, Any]) -> str:
     page = Page(data["command"])
     machine = data["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-    facts = {**machine, "libraries": versions, "command": data["command"]}
+    facts = {**machine, "command": data["command"], "libraries": versions}
     page.add(
         "<h1>stableops beside other libraries</h1>",
         f'<p class="soft">Measured on {escape(machine["date"])}.</p>',
@@ -483,7 +494,7 @@ def add_times(page: Page, data: dict[str, Any]) -> None:
     page.section(
         "Every case",
         "One line a case, the best at the top; the dotted line is where stableops and the best "
-        "peer are equal.",
+        "peer are equal. 1T: one thread.",
         ratio_figure(rows),
         folded_table=html_table(cells, mark_ratio),
     )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks.cases import Case, interleaved
-from benchmarks.limits import Limits, NoLimits, measure
+from benchmarks.limits import NoLimits, best_of, compiled, measure
 from benchmarks.machine import available_cpus
 from benchmarks.peers import Peer
-from benchmarks.timing import Settings, measure_case
+from benchmarks.timing import Settings, measure_case, set_limits
 from benchmarks.worker import Worker, stopping
 
 
@@ -75,37 +77,16 @@ def run(
     }
     waiting = [(threads, case) for threads in thread_counts for case in interleaved(cases)]
     try:
-        for position, threads in enumerate(thread_counts):
-            workers = {peer.name: Worker(peer, threads) for peer in peers}
-            # each number of threads gets its share of what is left
-            share = (
-                time.monotonic() + (deadline - time.monotonic()) / (len(thread_counts) - position)
-                if deadline
-                else None
-            )
-            with stopping(list(workers.values())):
-                progress.show(f"limits of the machine, {threads} thread(s)")
-                limits = measured_limits(threads, data, progress)
-                for worker in workers.values():
-                    worker.begin()
-                for name, worker in workers.items():
-                    progress.show("starting", name)
-                    note_presence(name, worker, data)
-                for case in interleaved(cases):
-                    if share and time.monotonic() > share:
-                        break
-                    doing = f"{case.name}, {threads} thread(s)"
-                    row = measure_case(
-                        case,
-                        workers,
-                        settings,
-                        limits,
-                        generator,
-                        lambda name, doing=doing: progress.show(doing, name),
-                    )
-                    data["rows"].append({"threads": threads, **row})
-                    waiting.remove((threads, case))
-                    progress.finished(doing)
+        with compiled_limits(data, progress) as library:
+            for position, threads in enumerate(thread_counts):
+                # each number of threads gets its share of the time that is left
+                share = None
+                if deadline:
+                    now = time.monotonic()
+                    share = now + (deadline - now) / (len(thread_counts) - position)
+                run_threads(
+                    threads, peers, waiting, library, settings, share, generator, progress, data
+                )
     except KeyboardInterrupt:
         data["interrupted"] = True
         progress.say("interrupted: writing what was measured")
@@ -115,16 +96,66 @@ def run(
     return data
 
 
-def measured_limits(threads: int, data: dict[str, Any], progress: Progress) -> Limits | None:
+def run_threads(
+    threads: int,
+    peers: Sequence[Peer],
+    waiting: list[tuple[int, Case]],
+    library: ctypes.CDLL | None,
+    settings: Settings,
+    deadline: float | None,
+    generator: np.random.Generator,
+    progress: Progress,
+    data: dict[str, Any],
+) -> None:
+    """All cases that wait for this number of threads, and the limits before and after them."""
+    rows: list[dict[str, Any]] = []
+    limits = None
+    workers = {peer.name: Worker(peer, threads) for peer in peers}
     try:
-        limits = measure(threads)
-    except NoLimits as error:
-        if not data["limits_note"]:
+        with stopping(list(workers.values())):
+            if library:
+                progress.show(f"limits of the machine, {threads} thread(s)")
+                limits = measure(library, threads)
+            for worker in workers.values():
+                worker.begin()
+            for name, worker in workers.items():
+                progress.show("starting", name)
+                note_presence(name, worker, data)
+            for case in [case for count, case in waiting if count == threads]:
+                if deadline and time.monotonic() > deadline:
+                    break
+                doing = f"{case.name}, {threads} thread(s)"
+                row = measure_case(
+                    case,
+                    workers,
+                    settings,
+                    generator,
+                    lambda name, doing=doing: progress.show(doing, name),
+                )
+                rows.append({"threads": threads, **row})
+                waiting.remove((threads, case))
+                progress.finished(doing)
+        if limits and library:
+            limits = best_of(limits, measure(library, threads))
+    finally:
+        # an interrupted run keeps what it has
+        if limits:
+            set_limits(rows, limits)
+            data["limits"].append(limits.to_json())
+        data["rows"] += rows
+
+
+@contextlib.contextmanager
+def compiled_limits(data: dict[str, Any], progress: Progress) -> Iterator[ctypes.CDLL | None]:
+    """The program that measures the limits; None, and a line that says why, where it cannot be."""
+    with contextlib.ExitStack() as stack:
+        try:
+            library = stack.enter_context(compiled())
+        except NoLimits as error:
+            library = None
             data["limits_note"] = f"limits not measured: {error}"
             progress.say(data["limits_note"])
-        return None
-    data["limits"].append(limits.to_json())
-    return limits
+        yield library
 
 
 def note_presence(name: str, worker: Worker, data: dict[str, Any]) -> None:
@@ -137,5 +168,3 @@ def note_presence(name: str, worker: Worker, data: dict[str, Any]) -> None:
 def thread_counts_default() -> list[int]:
     cores = len(available_cpus())
     return [1] if cores == 1 else [1, min(cores, 8)]
-
-

@@ -110,8 +110,7 @@ def table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 SUMMARY_HEADINGS = [
-    "family", "threads", "cases", "geometric mean of best peer / stableops", "worst case",
-    "cases below 1",
+    "family", "threads", "cases", "below 1", "geometric mean", "worst", "worst case",
 ]  # fmt: skip
 
 
@@ -121,9 +120,10 @@ def summary_table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             entry["family"],
             str(entry["threads"]),
             str(entry["cases"]),
-            f"{entry['geometric_mean']:.2f}",
-            f"{entry['worst'][0]:.2f} {entry['worst'][1]}",
             str(entry["below"]),
+            f"{entry['geometric_mean']:.2f}",
+            f"{entry['worst'][0]:.2f}",
+            entry["worst"][1],
         ]
         for entry in family_summary(data["rows"])
     ]
@@ -164,6 +164,7 @@ def markdown(data: dict[str, Any]) -> str:
         + ". Times are the minimum over the rounds."
     ]
     if summary_table(data)[1]:
+        parts.append("best peer / stableops, by family:")
         parts.append(markdown_table(*summary_table(data)))
     parts.append(markdown_table(*table(data)))
     return "\n\n".join(parts) + "\n"

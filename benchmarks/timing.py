@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,11 @@ class Settings:
 
     @classmethod
     def full(cls) -> Settings:
-        return cls(
-            rounds=11, sample_seconds=0.02, warm_up_seconds=0.2, patience=10, timeout=180
-        )
+        return cls(rounds=11, sample_seconds=0.02, warm_up_seconds=0.2, patience=10, timeout=180)
 
     @classmethod
     def quick(cls) -> Settings:
-        return cls(
-            rounds=7, sample_seconds=0.004, warm_up_seconds=0.02, patience=0.3, timeout=20
-        )
+        return cls(rounds=7, sample_seconds=0.004, warm_up_seconds=0.02, patience=0.3, timeout=20)
 
 
 def outcome(status: str, note: str = "") -> dict[str, Any]:
@@ -67,11 +63,10 @@ def measure_case(
     case: Case,
     workers: Mapping[str, Worker],
     settings: Settings,
-    limits: Limits | None,
     generator: np.random.Generator,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The row of the table: what each library did, and the limit."""
+    """The row of the table: what each library did. The limit comes later, see `set_limits`."""
     outcomes: dict[str, dict[str, Any]] = {}
 
     def ask(name: str, command: str, *arguments: Any) -> Any:
@@ -103,7 +98,7 @@ def measure_case(
         wrong, reference = wrong_answers(still_in(), lambda name: load_results(folder / name))
         outcomes |= {name: outcome(WRONG, text) for name, text in wrong.items()}
         answer = load_results(folder / reference) if reference else []
-        row = describe_case(case, bytes_read, answer, limits)
+        row = describe_case(case, bytes_read, answer)
         del answer
 
     for name in still_in():
@@ -132,21 +127,24 @@ def load_results(folder: Path) -> Results:
     return [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
 
 
-def describe_case(
-    case: Case, bytes_read: int, answer: Results, limits: Limits | None
-) -> dict[str, Any]:
-    bytes_written = sum(array.nbytes for array in answer)
-    dtype = next((a.dtype.name for a in answer if a.dtype.kind == "f"), "float32")
-    limit = limits.seconds(case.flops, bytes_read, bytes_written, dtype) if limits else None
+def describe_case(case: Case, bytes_read: int, answer: Results) -> dict[str, Any]:
     return {
         "case": case.name,
         "family": case.family,
         "operation": case.operation,
         "layout": case.layout,
         "size": case.size,
-        "dtype": dtype,
+        "dtype": next((a.dtype.name for a in answer if a.dtype.kind == "f"), "float32"),
         "flops": case.flops,
         "bytes_read": bytes_read,
-        "bytes_written": bytes_written,
-        "limit_seconds": limit,
+        "bytes_written": sum(array.nbytes for array in answer),
+        "limit_seconds": None,
     }
+
+
+def set_limits(rows: Sequence[dict[str, Any]], limits: Limits) -> None:
+    """Fill in how long each case must take, once all measurements of the limits are made."""
+    for row in rows:
+        row["limit_seconds"] = limits.seconds(
+            row["flops"], row["bytes_read"], row["bytes_written"], row["dtype"]
+        )

@@ -165,7 +165,7 @@ def serve(connection: Connection, module: str, threads: int) -> None:
     try:
         library = importlib.import_module(module)
         connection.send(("version", library.load(threads)))
-    except Exception as error:  # noqa: BLE001 - whatever a library raises is its own matter
+    except Exception as error:
         connection.send(("error", describe(error)))
         return
     # the collector need not walk what the imports left
@@ -178,7 +178,7 @@ def serve(connection: Connection, module: str, threads: int) -> None:
             return
         try:
             connection.send(("value", getattr(session, command)(*arguments)))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             connection.send(("error", describe(error)))
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Peer:
-    """A library: its column in the tables, the module here, what must be importable, and where from."""
+    """A library: its name in the tables, its module here, and where it comes from."""
 
     name: str
     module: str

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def load(threads: int) -> str:
+def load(_threads: int) -> str:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
     return jax.__version__
@@ -92,6 +92,4 @@ def relu(x):
 
 def linear(x, weight, bias):
     contract_last = (((1,), (1,)), ((), ()))
-    return on_numpy(
-        lambda t, w, b: jax.lax.dot_general(t, w, contract_last) + b, x, weight, bias
-    )
+    return on_numpy(lambda t, w, b: jax.lax.dot_general(t, w, contract_last) + b, x, weight, bias)

@@ -8,7 +8,7 @@ import lsnms
 import numpy as np
 
 
-def load(threads: int) -> str:
+def load(_threads: int) -> str:
     return version("lsnms")
 
 

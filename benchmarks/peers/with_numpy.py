@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def load(threads: int) -> str:
+def load(_threads: int) -> str:
     return np.__version__
 
 

@@ -11,7 +11,7 @@ import powerboxes
 RTREE_FROM = 1_000
 
 
-def load(threads: int) -> str:
+def load(_threads: int) -> str:
     return version("powerboxes")
 
 

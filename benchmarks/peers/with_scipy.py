@@ -6,7 +6,7 @@ import scipy
 from scipy import special
 
 
-def load(threads: int) -> str:
+def load(_threads: int) -> str:
     return scipy.__version__
 
 

@@ -107,9 +107,7 @@ def relu_backward(grad_output, output):
 def conv2d(x, weight, bias, *, stride, padding, groups, packed=False):
     if packed:
         return None
-    return on_numpy(
-        lambda t, w, b: F.conv2d(t, w, b, stride, padding, 1, groups), x, weight, bias
-    )
+    return on_numpy(lambda t, w, b: F.conv2d(t, w, b, stride, padding, 1, groups), x, weight, bias)
 
 
 def conv2d_backward(grad_output, x, weight, *, stride, padding, groups):
