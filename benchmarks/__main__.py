@@ -116,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "accuracy" and options.exhaustive:
             from benchmarks import exhaustive
 
-            return exhaustive.main(options.exhaustive, peers, say)
+            ours_only = [peer for peer in peers if peer.name == OURS]
+            asked = peers if "libraries" in options else ours_only
+            return exhaustive.main(options.exhaustive, asked, say)
         data = {"command": command, **measure(options, peers)}
     except ValueError as error:
         say(f"{command}: {error}")

@@ -12,7 +12,7 @@ from mpmath import mpf
 from benchmarks import exact
 from benchmarks.cases import NCHW
 from benchmarks.peers import Peer
-from benchmarks.worker import LibraryError, Worker, WorkerLost, stopping
+from benchmarks.worker import LibraryError, NotOffered, Worker, WorkerLost, stopping
 
 TIMEOUT = 120.0
 DTYPES = ("float32", "float64")
@@ -165,7 +165,7 @@ def evaluate(
     """The library's results, or None where it has none to give."""
     try:
         return worker.ask("evaluate", TIMEOUT, operation, arrays, options or {}, layout)
-    except (LibraryError, WorkerLost):
+    except (LibraryError, NotOffered, WorkerLost):
         return None
 
 

@@ -139,13 +139,15 @@ def notes(data: dict[str, Any]) -> list[str]:
         lines.append("interrupted before the end")
     if data["left_out"]:
         lines.append(f"{len(data['left_out'])} cases left out for lack of time")
+    places: dict[tuple[str, str, str], list[str]] = {}
     for row in data["rows"]:
-        lines += [
-            f"{row['case']}, {row['threads']} thread(s): {name} {result['status']}: "
-            f"{result['note']}"
-            for name, result in row["results"].items()
-            if result["note"] and result["status"] != UNUSABLE
-        ]
+        for name, result in row["results"].items():
+            if result["note"] and result["status"] != UNUSABLE:
+                key = (name, result["status"], result["note"])
+                places.setdefault(key, []).append(f"{row['case']}, {row['threads']} thread(s)")
+    for (name, status, note), cases in places.items():
+        more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+        lines.append(f"{name} {status}: {note} ({cases[0]}{more})")
     return lines
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.agreement import Results, wrong_answers
 from benchmarks.cases import Case
 from benchmarks.limits import Limits
-from benchmarks.worker import LibraryError, Worker, WorkerLost, exchange_folder
+from benchmarks.worker import LibraryError, NotOffered, Worker, WorkerLost, exchange_folder
 
 TIMED = "timed"
 SLOW = "slow"
@@ -73,6 +73,8 @@ def measure_case(
         """The answer, or None when the library has lost the case."""
         try:
             return workers[name].ask(command, settings.timeout, *arguments)
+        except NotOffered as error:
+            outcomes[name] = outcome(NOT_OFFERED, str(error))
         except LibraryError as error:
             outcomes[name] = outcome(FAILED, str(error))
         except WorkerLost as error:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,10 @@ THREAD_VARIABLES = (
 
 class LibraryError(Exception):
     """The library raised an exception; the process goes on."""
+
+
+class NotOffered(Exception):
+    """The installed version of the library has no such function."""
 
 
 class WorkerLost(Exception):
@@ -112,8 +117,8 @@ class Worker:
             kind, value = self.connection.recv()
         except (EOFError, ConnectionError):
             self._lost()
-        if kind == "error":
-            raise LibraryError(value)
+        if kind != "value":
+            raise {"error": LibraryError, "not offered": NotOffered}[kind](value)
         return value
 
     def _lost(self) -> None:
@@ -164,7 +169,7 @@ def serve(connection: Connection, module: str, threads: int) -> None:
     silence_output()
     try:
         library = importlib.import_module(module)
-        connection.send(("version", library.load(threads)))
+        connection.send(("value", library.load(threads)))
     except Exception as error:
         connection.send(("error", describe(error)))
         return
@@ -179,7 +184,8 @@ def serve(connection: Connection, module: str, threads: int) -> None:
         try:
             connection.send(("value", getattr(session, command)(*arguments)))
         except Exception as error:
-            connection.send(("error", describe(error)))
+            lacking = isinstance(error, AttributeError) and isinstance(error.obj, ModuleType)
+            connection.send(("not offered" if lacking else "error", describe(error)))
 
 
 def silence_output() -> None:
