@@ -15,6 +15,7 @@ constexpr Kernels kernels_of(const char* level) {
     return {
         .level = level,
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
+        .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
     };
 }
 

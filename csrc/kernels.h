@@ -3,6 +3,7 @@
 // type and SIMD level. Kernels trust their arguments; the bindings have checked them.
 #include <cstddef>
 
+#include "conv2d_shape.h"
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
@@ -13,6 +14,16 @@ template <Storage T>
 struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+};
+
+// Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
+// rows are the pixels, their features the channels of a 1x1 kernel.
+template <Storage T>
+struct Conv2dKernels {
+    void (*conv2d)(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape);
+    void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape);
+    void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
+    void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
 };
 
 // One family of kernels for every storage type.
@@ -47,6 +58,7 @@ struct KernelTable {
 struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
+    const PerDtype<Conv2dKernels>& conv2d;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

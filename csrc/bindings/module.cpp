@@ -7,4 +7,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     if (PyArray_ImportNumPyAPI() < 0) throw py::error_already_set();
     stableops::bind_config(m);
     stableops::bind_elementwise(m);
+    stableops::bind_conv2d(m);
+    stableops::bind_linear(m);
 }

@@ -8,15 +8,21 @@ from stableops._config import (
     set_num_threads,
     show_config,
 )
+from stableops._conv2d import conv2d, conv2d_backward
 from stableops._core import version as __version__
 from stableops._elementwise import relu, relu_backward
+from stableops._linear import linear, linear_backward
 
 __all__ = [
     "__version__",
     "active_isa",
     "available_isas",
+    "conv2d",
+    "conv2d_backward",
     "empty_cache",
     "get_num_threads",
+    "linear",
+    "linear_backward",
     "relu",
     "relu_backward",
     "set_num_threads",

@@ -17,3 +17,29 @@ def relu(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
 def relu_backward(
     grad_output: ArrayLike, output: ArrayLike, out: NDArray[Any] | None, /
 ) -> Any: ...
+def conv2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: int,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def conv2d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: int,
+    output_mask: object,
+    /,
+) -> tuple[Any, Any, Any]: ...
+def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, /) -> Any: ...
+def linear_backward(
+    grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, output_mask: object, /
+) -> tuple[Any, Any, Any]: ...

@@ -1,0 +1,311 @@
+#include "../conv2d_shape.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "../kernels.h"
+#include "array.h"
+#include "families.h"
+#include "output_mask.h"
+
+namespace stableops {
+namespace {
+
+using Pair = std::array<std::ptrdiff_t, 2>;
+
+// Beyond this nothing is meant, and sums of sizes stay far from 63 bits.
+constexpr std::ptrdiff_t largest_setting = std::numeric_limits<std::int32_t>::max();
+
+[[noreturn]] void refuse(const char* name, const py::handle& value, const std::string& allowed) {
+    throw py::value_error(std::string(name) + "=" + text_of(py::repr(value)) +
+                          " is not allowed; " + allowed);
+}
+
+std::ptrdiff_t whole_number(const py::handle& item, const py::object& value, const char* name,
+                            std::ptrdiff_t least, const char* forms) {
+    if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
+        throw py::type_error(std::string(name) + "=" + text_of(py::repr(value)) +
+                             " is not allowed; " + forms);
+    const Py_ssize_t number = PyNumber_AsSsize_t(item.ptr(), nullptr);
+    if (number < least || number > largest_setting)
+        refuse(name, value, "allowed are " + std::to_string(least) + " to " +
+                                std::to_string(largest_setting));
+    return number;
+}
+
+bool is_pair(const py::handle& value) {
+    return (PyTuple_Check(value.ptr()) || PyList_Check(value.ptr())) && py::len(value) == 2;
+}
+
+Pair pair_of(const py::object& value, const char* name, std::ptrdiff_t least) {
+    constexpr const char* forms = "an int or a pair of ints is";
+    if (is_pair(value)) {
+        const py::sequence both = py::reinterpret_borrow<py::sequence>(value);
+        return {whole_number(both[0], value, name, least, forms),
+                whole_number(both[1], value, name, least, forms)};
+    }
+    const std::ptrdiff_t number = whole_number(value, value, name, least, forms);
+    return {number, number};
+}
+
+// An image operand: (N, C, H, W), or (C, H, W) as a batch of one.
+struct Image {
+    Pair size;
+    std::ptrdiff_t batch, channels;
+    Strides4 stride;
+
+    Image(const FloatArray& array, const char* name) {
+        const int ndim = array.ndim();
+        if (ndim != 3 && ndim != 4)
+            throw py::value_error(std::string(name) + " has shape " + shape_text(array) +
+                                  "; it must be (N, C, H, W) or (C, H, W)");
+        const int first = ndim - 3;
+        batch = first ? array.shape()[0] : 1;
+        channels = array.shape()[first];
+        size = {array.shape()[first + 1], array.shape()[first + 2]};
+        stride = {first ? array.stride(0) : 0, array.stride(first), array.stride(first + 1),
+                  array.stride(first + 2)};
+    }
+};
+
+struct Settings {
+    Pair stride, dilation;
+    std::ptrdiff_t groups;
+    const py::object& padding;
+};
+
+Settings settings_of(const py::object& stride, const py::object& padding,
+                     const py::object& dilation, const py::object& groups) {
+    return {pair_of(stride, "stride", 1), pair_of(dilation, "dilation", 1),
+            whole_number(groups, groups, "groups", 1, "an int is"), padding};
+}
+
+struct Padding {
+    std::ptrdiff_t begin, end;
+};
+
+// Output size ceil(in / stride); an odd row or column goes to the end.
+Padding same_padding(std::ptrdiff_t in, std::ptrdiff_t stride, std::ptrdiff_t kernel) {
+    const std::ptrdiff_t outputs = (in + stride - 1) / stride;
+    const std::ptrdiff_t total = std::max<std::ptrdiff_t>((outputs - 1) * stride + kernel - in, 0);
+    return {total / 2, total - total / 2};
+}
+
+std::array<Padding, 2> padding_of(const py::object& value, const Pair& in, const Pair& kernel,
+                                  const Pair& stride) {
+    constexpr const char* forms =
+        "an int, a pair of ints, 'valid', 'same' or ((top, bottom), (left, right)) is";
+    if (PyUnicode_Check(value.ptr())) {
+        const std::string text = py::str(value);
+        if (text == "valid") return {};
+        if (text != "same") refuse("padding", value, forms);
+        return {same_padding(in[0], stride[0], kernel[0]),
+                same_padding(in[1], stride[1], kernel[1])};
+    }
+    auto ends = [&](const py::handle& side) -> Padding {
+        if (is_pair(side)) {
+            const py::sequence both = py::reinterpret_borrow<py::sequence>(side);
+            return {whole_number(both[0], value, "padding", 0, forms),
+                    whole_number(both[1], value, "padding", 0, forms)};
+        }
+        const std::ptrdiff_t number = whole_number(side, value, "padding", 0, forms);
+        return {number, number};
+    };
+    if (!is_pair(value)) {
+        const std::ptrdiff_t number = whole_number(value, value, "padding", 0, forms);
+        return {Padding{number, number}, Padding{number, number}};
+    }
+    const py::sequence both = py::reinterpret_borrow<py::sequence>(value);
+    if (is_pair(both[0]) != is_pair(both[1]))
+        throw py::type_error("padding=" + text_of(py::repr(value)) + " is not allowed; " + forms);
+    return {ends(both[0]), ends(both[1])};
+}
+
+// Everything but the strides of y.
+Conv2dShape checked_shape(const FloatArray& input, const FloatArray& weight,
+                          const Settings& settings) {
+    const Image x(input, "input");
+    if (weight.ndim() != 4)
+        throw py::value_error("weight has shape " + shape_text(weight) +
+                              "; it must be (K, C / groups, R, S)");
+    const npy_intp* k = weight.shape();
+    const std::ptrdiff_t groups = settings.groups;
+    if (x.channels % groups != 0 || k[0] % groups != 0 || x.channels / groups != k[1])
+        throw py::value_error("input has shape " + shape_text(input) + " and weight has shape " +
+                              shape_text(weight) + " with groups=" + std::to_string(groups) +
+                              "; both channel counts must be multiples of groups, and the "
+                              "weight's second size must be the input's channels / groups");
+    const Pair taps{k[2], k[3]};
+    Pair stride = settings.stride;
+    Pair dilation = settings.dilation;
+    Pair reach{};
+    for (int d = 0; d < 2; ++d) {
+        if (taps[d] < 1)
+            throw py::value_error("weight has shape " + shape_text(weight) +
+                                  "; its kernel must have at least one row and one column");
+        if (taps[d] > largest_setting)
+            throw py::value_error("weight has shape " + shape_text(weight) +
+                                  "; its kernel may have at most " +
+                                  std::to_string(largest_setting) + " rows and columns");
+        if (taps[d] == 1) dilation[d] = 1;
+        reach[d] = (taps[d] - 1) * dilation[d] + 1;
+    }
+    const std::array<Padding, 2> pad = padding_of(settings.padding, x.size, reach, stride);
+    Pair out{};
+    for (int d = 0; d < 2; ++d) {
+        const std::ptrdiff_t padded = x.size[d] + pad[d].begin + pad[d].end;
+        if (reach[d] > padded)
+            throw py::value_error(
+                "weight has shape " + shape_text(weight) + ", with dilation a kernel of " +
+                std::to_string(reach[0]) + " x " + std::to_string(reach[1]) +
+                ", and input has shape " + shape_text(input) + ", padded " +
+                std::to_string(x.size[0] + pad[0].begin + pad[0].end) + " x " +
+                std::to_string(x.size[1] + pad[1].begin + pad[1].end) +
+                "; the kernel must not be larger than the padded image");
+        out[d] = (padded - reach[d]) / stride[d] + 1;
+        // A stride that steps over the whole image does what the image's size does.
+        stride[d] = std::min(stride[d], padded);
+    }
+    Conv2dShape shape{};
+    shape.batch = x.batch;
+    shape.in_channels = x.channels;
+    shape.in_h = x.size[0];
+    shape.in_w = x.size[1];
+    shape.out_channels = k[0];
+    shape.kernel_h = taps[0];
+    shape.kernel_w = taps[1];
+    shape.out_h = out[0];
+    shape.out_w = out[1];
+    shape.stride_h = stride[0];
+    shape.stride_w = stride[1];
+    shape.pad_top = pad[0].begin;
+    shape.pad_left = pad[1].begin;
+    shape.dilation_h = dilation[0];
+    shape.dilation_w = dilation[1];
+    shape.groups = groups;
+    shape.x = x.stride;
+    shape.weight = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+    return shape;
+}
+
+// run_kernel decides by elements; a convolution does that much work per multiply-add.
+template <class F>
+void run(const Conv2dShape& s, F&& f) {
+    const double work = static_cast<double>(s.batch) * static_cast<double>(s.out_channels) *
+                        static_cast<double>(s.out_h) * static_cast<double>(s.out_w) *
+                        static_cast<double>(s.in_channels / s.groups) *
+                        static_cast<double>(s.kernel_h) * static_cast<double>(s.kernel_w);
+    run_kernel(work < 8.0 * release_gil_elements ? 0 : release_gil_elements, f);
+}
+
+py::object conv2d(const py::object& input_object, const py::object& weight_object,
+                  const py::object& bias_object, const py::object& stride,
+                  const py::object& padding, const py::object& dilation,
+                  const py::object& groups, const py::object& out) {
+    FloatArray x = as_float_array(input_object, "input");
+    FloatArray weight = as_float_array(weight_object, "weight");
+    FloatArray bias = weight;
+    const bool has_bias = !bias_object.is_none();
+    if (has_bias) bias = as_float_array(bias_object, "bias");
+    Conv2dShape shape = checked_shape(x, weight, settings_of(stride, padding, dilation, groups));
+    if (has_bias && (bias.ndim() != 1 || bias.shape()[0] != shape.out_channels))
+        throw py::value_error("bias has shape " + shape_text(bias) + "; it must be " +
+                              shape_text(1, weight.shape()));
+    const FloatArray* const all[] = {&x, &weight, &bias};
+    const Dtype dtype = promoted(all);
+    cast_to(x, dtype);
+    cast_to(weight, dtype);
+    cast_to(bias, dtype);
+    shape.x = Image(x, "input").stride;
+    shape.weight = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+
+    const npy_intp sizes[] = {shape.batch, shape.out_channels, shape.out_h, shape.out_w};
+    const int ndim = x.ndim();
+    const Array* const inputs[] = {&x, &weight, &bias};
+    Output output(out, dtype, ndim, sizes + (4 - ndim), x, inputs);
+    const FloatArray& y = output.array();
+    shape.y = Image(y, "out").stride;
+    shape.bias = has_bias ? bias.stride(0) : 0;
+    if (y.size() > 0) {
+        with_dtype(dtype, [&]<class T>(T) {
+            const auto kernel = active_kernels().conv2d.of<T>().conv2d;
+            run(shape, [&] {
+                kernel(y.data<T>(), x.data<const T>(), weight.data<const T>(),
+                       has_bias ? bias.data<const T>() : nullptr, shape);
+            });
+        });
+    }
+    return output.finish();
+}
+
+py::tuple conv2d_backward(const py::object& grad_object, const py::object& input_object,
+                          const py::object& weight_object, const py::object& stride,
+                          const py::object& padding, const py::object& dilation,
+                          const py::object& groups, const std::array<bool, 3>& mask) {
+    FloatArray grad = as_float_array(grad_object, "grad_output");
+    FloatArray x = as_float_array(input_object, "input");
+    FloatArray weight = as_float_array(weight_object, "weight");
+    Conv2dShape shape = checked_shape(x, weight, settings_of(stride, padding, dilation, groups));
+    const npy_intp sizes[] = {shape.batch, shape.out_channels, shape.out_h, shape.out_w};
+    const npy_intp* expected = sizes + (4 - x.ndim());
+    if (grad.ndim() != x.ndim() || !std::equal(expected, expected + x.ndim(), grad.shape()))
+        throw py::value_error("grad_output has shape " + shape_text(grad) + "; it must be " +
+                              shape_text(x.ndim(), expected));
+    const FloatArray* const all[] = {&grad, &x, &weight};
+    const Dtype dtype = promoted(all);
+    cast_to(grad, dtype);
+    cast_to(x, dtype);
+    cast_to(weight, dtype);
+    shape.y = Image(grad, "grad_output").stride;
+
+    py::tuple result(3);
+    for (int i = 0; i < 3; ++i) result[i] = py::none();
+    with_dtype(dtype, [&]<class T>(T) {
+        const Conv2dKernels<T>& kernels = active_kernels().conv2d.of<T>();
+        if (mask[0]) {
+            FloatArray grad_x = new_array(dtype, x.ndim(), x.shape(), &x);
+            shape.x = Image(grad_x, "input").stride;
+            shape.weight = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+            if (x.size() > 0) run(shape, [&] {
+                kernels.grad_input(grad_x.data<T>(), grad.data<const T>(),
+                                   weight.data<const T>(), shape);
+            });
+            result[0] = grad_x.owner;
+        }
+        if (mask[1]) {
+            FloatArray grad_weight = new_array(dtype, 4, weight.shape(), &weight);
+            shape.x = Image(x, "input").stride;
+            shape.weight = {grad_weight.stride(0), grad_weight.stride(1), grad_weight.stride(2),
+                            grad_weight.stride(3)};
+            if (weight.size() > 0) run(shape, [&] {
+                kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(),
+                                    x.data<const T>(), shape);
+            });
+            result[1] = grad_weight.owner;
+        }
+        if (mask[2]) {
+            FloatArray grad_bias = new_array(dtype, 1, weight.shape());
+            shape.bias = 1;
+            run(shape, [&] {
+                kernels.grad_bias(grad_bias.data<T>(), grad.data<const T>(), shape);
+            });
+            result[2] = grad_bias.owner;
+        }
+    });
+    return result;
+}
+
+}  // namespace
+
+void bind_conv2d(py::module_& m) {
+    m.def("conv2d", conv2d);
+    m.def("conv2d_backward",
+          [](const py::object& grad_output, const py::object& input, const py::object& weight,
+             const py::object& stride, const py::object& padding, const py::object& dilation,
+             const py::object& groups, const py::object& output_mask) {
+              return conv2d_backward(grad_output, input, weight, stride, padding, dilation, groups,
+                                     output_mask_of(output_mask));
+          });
+}
+
+}  // namespace stableops

@@ -1,0 +1,142 @@
+#pragma once
+// conv2d and its gradients.
+//
+//   y[n,k,oh,ow] = bias[k] + sum over (c,r,s), ascending, of
+//                  weight[k,c,r,s] * x[n, g C/G + c, oh stride_h - pad_top + r dilation_h, ...]
+//   grad_x       : terms (k,r,s) ascending, over the outputs that read the pixel
+//   grad_weight  : terms (n,oh,ow) ascending
+//   grad_bias    : sum of grad_y over (n,oh,ow)
+//
+// Each is a canonical sum (gemm.h). Zero padding is data: x outside the image is +0, as if the image
+// had been padded beforehand, so 0 * inf at a border is NaN in y and in grad_weight exactly as it is
+// for numpy.pad and no padding. In grad_x an output that does not exist is no term, whatever the
+// weight.
+//
+// Reference for the order and for the error bound: gemm.h.
+#include "conv_correlate.h"
+#include "conv_weight_grad.h"
+
+namespace stableops {
+
+template <class Isa, class T>
+void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape) {
+    const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
+    const std::ptrdiff_t group_out = shape.out_channels / shape.groups;
+    const Correlation<T> first{
+        {shape.in_h, shape.out_h, shape.stride_h, shape.kernel_h, -shape.pad_top,
+         shape.dilation_h},
+        {shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w, -shape.pad_left,
+         shape.dilation_w},
+        shape.batch,
+        group_in,
+        group_out,
+        x,
+        shape.x,
+        {weight,
+         shape.weight.n,
+         {group_in, shape.kernel_h, shape.kernel_w},
+         {shape.weight.c, shape.weight.h, shape.weight.w}},
+        bias,
+        shape.bias,
+        y,
+        shape.y,
+        false};
+    const BlockPlan plan = plan_blocks<Isa>(first);
+    const std::ptrdiff_t tasks = plan.tasks();
+    parallel_for<Isa>(shape.groups * tasks, [&](std::ptrdiff_t task) {
+        const std::ptrdiff_t group = task / tasks;
+        Correlation<T> p = first;
+        p.x += group * group_in * shape.x.c;
+        p.weight.data += group * group_out * shape.weight.n;
+        if (bias) p.bias += group * group_out * shape.bias;
+        p.y += group * group_out * shape.y.c;
+        correlate_block<Isa>(p, plan.block(task % tasks));
+    });
+}
+
+// The taps that reach inputs phase, phase + stride, phase + 2 stride, ... along one axis, and where
+// in grad_y they find their outputs: input phase + stride q is read with tap first_tap + m tap_step
+// by output q + axis.first + m axis.step.
+struct Phase {
+    Axis axis;
+    std::ptrdiff_t first_tap, tap_step;
+};
+
+static inline Phase phase_of(std::ptrdiff_t phase, std::ptrdiff_t in, std::ptrdiff_t out,
+                             std::ptrdiff_t stride, std::ptrdiff_t kernel, std::ptrdiff_t pad,
+                             std::ptrdiff_t dilation) {
+    std::ptrdiff_t common = stride;
+    for (std::ptrdiff_t rest = dilation; rest != 0;) {
+        const std::ptrdiff_t next = common % rest;
+        common = rest;
+        rest = next;
+    }
+    Phase result{{out, ceil_div(in - phase, stride), 1, 0, 0, -(dilation / common)},
+                 0,
+                 stride / common};
+    for (std::ptrdiff_t r = 0; r < smaller(kernel, result.tap_step); ++r) {
+        const std::ptrdiff_t place = phase + pad - r * dilation;
+        if (place % stride == 0) {
+            result.first_tap = r;
+            result.axis.first = place / stride;
+            result.axis.taps = ceil_div(kernel - r, result.tap_step);
+            break;
+        }
+    }
+    return result;
+}
+
+// With a stride, the inputs of one phase are a convolution of their own, so no zero is ever inserted
+// between the elements of grad_y.
+template <class Isa, class T>
+void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape) {
+    const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
+    const std::ptrdiff_t group_out = shape.out_channels / shape.groups;
+    const std::ptrdiff_t phases_h = smaller(shape.stride_h, shape.in_h);
+    const std::ptrdiff_t phases_w = smaller(shape.stride_w, shape.in_w);
+    auto correlation = [&](std::ptrdiff_t problem) {
+        const std::ptrdiff_t phase_w = problem % phases_w;
+        const std::ptrdiff_t phase_h = problem / phases_w % phases_h;
+        const std::ptrdiff_t group = problem / phases_w / phases_h;
+        const Phase h = phase_of(phase_h, shape.in_h, shape.out_h, shape.stride_h,
+                                 shape.kernel_h, shape.pad_top, shape.dilation_h);
+        const Phase w = phase_of(phase_w, shape.in_w, shape.out_w, shape.stride_w,
+                                 shape.kernel_w, shape.pad_left, shape.dilation_w);
+        return Correlation<T>{
+            h.axis,
+            w.axis,
+            shape.batch,
+            group_out,
+            group_in,
+            grad_y + group * group_out * shape.y.c,
+            shape.y,
+            {weight + group * group_out * shape.weight.n + h.first_tap * shape.weight.h +
+                 w.first_tap * shape.weight.w,
+             shape.weight.c,
+             {group_out, h.axis.taps, w.axis.taps},
+             {shape.weight.n, shape.weight.h * h.tap_step, shape.weight.w * w.tap_step}},
+            nullptr,
+            0,
+            grad_x + group * group_in * shape.x.c + phase_h * shape.x.h + phase_w * shape.x.w,
+            {shape.x.n, shape.x.c, shape.x.h * shape.stride_h, shape.x.w * shape.stride_w},
+            true};
+    };
+    // The first phase has the most inputs; a block beyond another's end is empty.
+    const BlockPlan plan = plan_blocks<Isa>(correlation(0));
+    const std::ptrdiff_t tasks = plan.tasks();
+    parallel_for<Isa>(shape.groups * phases_h * phases_w * tasks, [&](std::ptrdiff_t task) {
+        correlate_block<Isa>(correlation(task / tasks), plan.block(task % tasks));
+    });
+}
+
+template <class Isa, class T>
+void conv2d_grad_weight(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape) {
+    weight_gradient<Isa>(grad_weight, grad_y, x, shape);
+}
+
+template <class Isa, class T>
+void conv2d_grad_bias(T* grad_bias, const T* grad_y, const Conv2dShape& shape) {
+    bias_gradient<Isa>(grad_bias, grad_y, shape);
+}
+
+}  // namespace stableops

@@ -1,0 +1,157 @@
+"""2-D convolution and its gradients."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from numpy.typing import ArrayLike, NDArray
+
+from stableops import _core
+
+__all__ = ["conv2d", "conv2d_backward"]
+
+Pair = int | tuple[int, int]
+Padding = Pair | tuple[tuple[int, int], tuple[int, int]] | Literal["valid", "same"]
+
+
+def conv2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    *,
+    out: NDArray[Any] | None = None,
+) -> Any:
+    """2-D convolution (cross-correlation) of images with a bank of filters.
+
+    ``y[n, k, i, j] = bias[k] + sum over c, r, s of weight[k, c, r, s] *
+    x[n, c, i * stride - top + r * dilation, j * stride - left + s * dilation]``
+
+    Parameters
+    ----------
+    input : array_like
+        Images (N, C, H, W), or one image (C, H, W). Any strides; if channels vary fastest in memory
+        (channels-last), they do in the result.
+    weight : array_like
+        Filters (K, C / groups, R, S).
+    bias : array_like, optional
+        One number a filter, (K,).
+    stride : int or pair of int
+        Step between outputs, at least 1.
+    padding : int, pair, pair of pairs, "valid" or "same"
+        Zeros around the image: on all sides, (rows, columns), or ((top, bottom), (left, right)).
+        "valid" is none; "same" gives ceil(H / stride) x ceil(W / stride) outputs, an odd row or
+        column of zeros at the end.
+    dilation : int or pair of int
+        Distance between the taps of a filter, at least 1.
+    groups : int
+        Number of groups that channels and filters are divided into, in order; filters see the
+        channels of their group only. With groups = C it is a depthwise convolution.
+    out : ndarray, optional
+        Where the result goes: of exactly its shape and dtype; may overlap the inputs.
+
+    Returns
+    -------
+    ndarray
+        (N, K, OH, OW), or (K, OH, OW) for one image, in the inputs' common dtype. float16 and
+        bfloat16 are computed in float32 and rounded once.
+
+    Raises
+    ------
+    TypeError
+        If an array has a dtype that is not allowed, or a setting is no int.
+    ValueError
+        If shapes do not fit each other, `groups`, or `out`; if the kernel is larger than the padded
+        image; if a setting is out of range.
+
+    Notes
+    -----
+    Each output is the sum of its terms in the order (c, r, s), in chains of 128 fused
+    multiply-additions whose results are added in order, and then the bias: the same bits for any
+    batch, layout, number of threads and SIMD level. The error is at most
+    (128 + T / 128) eps sum |terms| for T terms.
+
+    Zero padding is data: an infinite weight over padding gives NaN, as it does after
+    :func:`numpy.pad`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stableops
+    >>> image = np.arange(16.0).reshape(1, 4, 4)
+    >>> edge = np.array([[[[-1.0, 1.0]]]])
+    >>> stableops.conv2d(image, edge)[0]
+    array([[1., 1., 1.],
+           [1., 1., 1.],
+           [1., 1., 1.],
+           [1., 1., 1.]])
+    >>> stableops.conv2d(image, edge, stride=2, padding="same").shape
+    (1, 2, 2)
+    """
+    return _core.conv2d(input, weight, bias, stride, padding, dilation, groups, out)
+
+
+def conv2d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    *,
+    output_mask: Sequence[bool] = (True, True, True),
+) -> tuple[Any, Any, Any]:
+    """Gradients of :func:`conv2d` with respect to its input, weight and bias.
+
+    Parameters
+    ----------
+    grad_output : array_like
+        Gradient with respect to the result, of its shape.
+    input, weight : array_like
+        As given to :func:`conv2d`.
+    stride, padding, dilation, groups : int, pair or str
+        As given to :func:`conv2d`.
+    output_mask : three bools
+        Which gradients are wanted; the others are None and cost nothing.
+
+    Returns
+    -------
+    tuple of (ndarray or None)
+        (grad_input, grad_weight, grad_bias).
+
+    Raises
+    ------
+    TypeError
+        If an array has a dtype that is not allowed, or a setting is no int.
+    ValueError
+        As :func:`conv2d`, or if `grad_output` is not of the result's shape.
+
+    Notes
+    -----
+    The sums have one order each, whatever the layout, threads and SIMD level. `grad_input` adds
+    (k, r, s) as :func:`conv2d` adds (c, r, s), over the outputs that exist. `grad_weight` adds the
+    pixels (n, i, j), in chains of 128, inside segments of 4096 pixels that are added in order; its
+    padding is data, as in :func:`conv2d`. `grad_bias` is summed in float64 and rounded once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stableops
+    >>> x, w = np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))
+    >>> gx, gw, gb = stableops.conv2d_backward(np.ones((1, 1, 2, 2)), x, w)
+    >>> gx[0, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
+    >>> gw[0, 0]
+    array([[4., 4.],
+           [4., 4.]])
+    >>> gb
+    array([4.])
+    """
+    return _core.conv2d_backward(
+        grad_output, input, weight, stride, padding, dilation, groups, output_mask
+    )
