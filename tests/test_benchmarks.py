@@ -288,7 +288,7 @@ def test_limits_are_measured_and_bound_a_case():
             assert library.bandwidth(0, 1 << 15, 1) > 1e8
     except limits.NoLimits as error:
         pytest.skip(str(error))
-    rates = {size: 1e10 for size in limits.BUFFER_SIZES}
+    rates = dict.fromkeys(limits.BUFFER_SIZES, 1e10)
     measured = limits.Limits(1, 512, True, 1e11, 5e10, dict.fromkeys(limits.KINDS, rates))
     assert measured.seconds(1e11, 0, 0, "float32") == pytest.approx(1)
     assert measured.seconds(1e11, 0, 0, "float64") == pytest.approx(2)
