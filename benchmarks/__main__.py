@@ -180,25 +180,27 @@ def measure_times(options: argparse.Namespace, peers: Sequence[Peer]) -> dict[st
 
 
 def write_report(data: dict[str, Any], folder: Path) -> None:
-    """report.json, report.md and report.html; elsewhere if the folder cannot be written."""
+    """The report as JSON, Markdown and HTML; elsewhere if the folder cannot be written."""
     from benchmarks.report import html, markdown
 
     name = data["machine"]["date"].replace(" UTC", "").replace(":", "").replace(" ", "-")
-    texts = {".json": json.dumps(data, indent=1), ".md": markdown(data), ".html": html(data)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_all(folder, name, texts)
-    except OSError as error:
-        say(f"cannot write to {folder}: {error.strerror}")
-        folder = Path(tempfile.mkdtemp(prefix="benchmarks-"))
-        write_all(folder, name, texts)
-    for suffix in texts:
-        print(folder / f"{name}{suffix}")
+    # the figures first: they are safe whatever becomes of the pages made from them
+    for suffix, make in ((".json", to_json), (".md", markdown), (".html", html)):
+        text = make(data)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{name}{suffix}"
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            say(f"cannot write to {folder}: {error.strerror}")
+            folder = Path(tempfile.mkdtemp(prefix="benchmarks-"))
+            path = folder / f"{name}{suffix}"
+            path.write_text(text, encoding="utf-8")
+        print(path)
 
 
-def write_all(folder: Path, name: str, texts: dict[str, str]) -> None:
-    for suffix, text in texts.items():
-        (folder / f"{name}{suffix}").write_text(text, encoding="utf-8")
+def to_json(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=1)
 
 
 def compare_reports(old: Path, new: Path) -> int:

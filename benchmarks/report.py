@@ -36,6 +36,7 @@ COLOURS = {peer.name: colour for peer, colour in zip(PEERS, PALETTE, strict=True
 ERROR_FLOOR = 0.01
 """A result without error has to be somewhere on a logarithmic axis."""
 
+RATIO_TICKS = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 5)]
 TEXT_COLUMNS = ("worst case", "best peer", "dtype")
 
 Figure = dict[str, Any]
@@ -119,10 +120,16 @@ def ratio_figure(rows: Sequence[Row]) -> Figure | None:
     ]
     return figure(
         data,
-        log_axis("best peer / stableops", range=[left, right], side="top", dtick="D2"),
+        log_axis(
+            "best peer / stableops",
+            range=[left, right],
+            side="top",
+            tickvals=RATIO_TICKS,
+            ticktext=[f"{tick:g}" for tick in RATIO_TICKS],
+        ),
         {"visible": False, "range": [-0.8, len(points) + 0.1]},
         height=90 + 30 * len(points),
-        margin={"l": 12, "r": 16, "t": 60, "b": 8},
+        margin={"l": 12, "r": 16, "t": 70, "b": 8},
         showlegend=False,
         shapes=[vertical_line_at_one()],
     )
@@ -140,7 +147,11 @@ def roofline_figure(data: dict[str, Any]) -> Figure | None:
     limits = max(data["limits"], key=lambda entry: entry["threads"], default=None)
     if limits is None:
         return None
-    rows = [row for row in data["rows"] if row["threads"] == limits["threads"] and row["flops"]]
+    rows = [
+        row
+        for row in data["rows"]
+        if row["threads"] == limits["threads"] and row["flops"] and row["bytes_read"]
+    ]
     intensities = [row["flops"] / (row["bytes_read"] + row["bytes_written"]) for row in rows]
     if not rows:
         return None

@@ -110,7 +110,7 @@ def table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 SUMMARY_HEADINGS = [
-    "family", "threads", "cases", "below 1", "geometric mean", "worst", "worst case",
+    "family", "threads", "geometric mean", "worst", "below 1", "cases", "worst case",
 ]  # fmt: skip
 
 
@@ -119,10 +119,10 @@ def summary_table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             entry["family"],
             str(entry["threads"]),
-            str(entry["cases"]),
-            str(entry["below"]),
             f"{entry['geometric_mean']:.2f}",
             f"{entry['worst'][0]:.2f}",
+            str(entry["below"]),
+            str(entry["cases"]),
             entry["worst"][1],
         ]
         for entry in family_summary(data["rows"])
