@@ -16,6 +16,7 @@ constexpr Kernels kernels_of(const char* level) {
         .level = level,
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
         .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
+        .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,
     };
 }
 

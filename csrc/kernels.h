@@ -2,8 +2,10 @@
 // The typed table between bindings and kernels: one pointer per operation and pass, per storage
 // type and SIMD level. Kernels trust their arguments; the bindings have checked them.
 #include <cstddef>
+#include <cstdint>
 
 #include "conv2d_shape.h"
+#include "detection.h"
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
@@ -24,6 +26,18 @@ struct Conv2dKernels {
     void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape);
     void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
     void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
+};
+
+// Candidates are positions in boxes and scores; 32 bits hold them (the bindings refuse more).
+template <Storage T>
+struct NmsKernels {
+    std::ptrdiff_t (*descending_order)(std::uint32_t* order, Strided<T> scores, ScoreCut cut);
+    std::ptrdiff_t (*nms)(std::int64_t* kept, BoxRows<T> boxes, const std::uint32_t* order,
+                          std::ptrdiff_t count, double threshold, std::ptrdiff_t max_output);
+    std::ptrdiff_t (*batched_nms)(std::int64_t* kept, BoxRows<T> boxes,
+                                  Strided<std::int64_t> classes, const std::uint32_t* order,
+                                  std::ptrdiff_t count, double threshold,
+                                  std::ptrdiff_t max_output);
 };
 
 // One family of kernels for every storage type.
@@ -59,6 +73,7 @@ struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
     const PerDtype<Conv2dKernels>& conv2d;
+    const PerDtype<NmsKernels>& nms;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

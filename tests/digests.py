@@ -1,8 +1,7 @@
 """Prints a digest of the bits of every operation's results on fixed inputs, as JSON.
 
 test_reproducibility.py runs it in processes of their own, one a SIMD level and number of threads,
-and compares. A family adds its operations to CASES: a name and a function of a seeded generator that
-returns arrays. Sizes are chosen so that several threads take part.
+and compares. A family adds its operations as functions marked @case. Sizes are chosen so that several threads take part.
 """
 
 import hashlib
@@ -12,8 +11,17 @@ import numpy as np
 
 import stableops as so
 
+CASES = {}
 
-def conv2d_case(rng):
+
+def case(function):
+    """Registers a function of a seeded generator that returns arrays, under its name."""
+    CASES[function.__name__] = function
+    return function
+
+
+@case
+def conv2d(rng):
     x = rng.standard_normal((3, 40, 30, 33)).astype(np.float32)
     w = rng.standard_normal((50, 20, 3, 3)).astype(np.float32)
     b = rng.standard_normal(50).astype(np.float32)
@@ -22,20 +30,43 @@ def conv2d_case(rng):
     return [y, *so.conv2d_backward(y / 100, x, w, **settings)]
 
 
-def linear_case(rng):
+@case
+def linear(rng):
     x, w = rng.standard_normal((300, 500)), rng.standard_normal((170, 500))
     y = so.linear(x, w)
     return [y, *so.linear_backward(y, x, w)]
 
 
-CASES = {
-    "conv2d": conv2d_case,
-    "linear": linear_case,
-    "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
-    "relu_backward": lambda rng: [
-        so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
-    ],
-}
+def crowd(rng, n, dtype=np.float32):
+    """Boxes and scores as a detector makes them: n boxes around n / 10 objects."""
+    objects = max(1, n // 10)
+    size = np.exp(rng.normal(4, 0.8, (objects, 2)))
+    centre = rng.uniform(0, [1333, 800], (objects, 2))
+    of = rng.integers(0, objects, n)
+    centre = centre[of] + rng.normal(0, 0.12, (n, 2)) * size[of]
+    size = size[of] * np.exp(rng.normal(0, 0.12, (n, 2)))
+    boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    return boxes.astype(dtype), rng.random(n).astype(dtype)
+
+
+@case
+def nms(rng):
+    return [so.nms(*crowd(rng, 5000), 0.5)]
+
+
+@case
+def batched_nms(rng):
+    return [so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)]
+
+
+@case
+def relu(rng):
+    return [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))]
+
+
+@case
+def relu_backward(rng):
+    return [so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)]
 
 
 def digest(arrays):

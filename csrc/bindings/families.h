@@ -8,5 +8,6 @@ void bind_config(pybind11::module_& m);
 void bind_conv2d(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
+void bind_nms(pybind11::module_& m);
 
 }  // namespace stableops

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     stableops::bind_elementwise(m);
     stableops::bind_conv2d(m);
     stableops::bind_linear(m);
+    stableops::bind_nms(m);
 }

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 version: str
@@ -43,3 +44,20 @@ def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, /) -> An
 def linear_backward(
     grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, output_mask: object, /
 ) -> tuple[Any, Any, Any]: ...
+def nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    iou_threshold: float,
+    max_output: int | None,
+    score_threshold: float | None,
+    /,
+) -> NDArray[np.int64]: ...
+def batched_nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    idxs: ArrayLike,
+    iou_threshold: float,
+    max_output: int | None,
+    score_threshold: float | None,
+    /,
+) -> NDArray[np.int64]: ...
