@@ -23,9 +23,6 @@ constexpr Kernels kernels_of(const char* level) {
         .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
         .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
         .boxes = KernelTable<Isa, PerDtype<BoxesKernels>>::kernels,
-        .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
-        .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
-        .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
     };
 }
 

@@ -122,8 +122,10 @@ def adversarial_rows(dtype):
             rows[f"dominant by {t} over {k}"] = [t] + [0.0] * k
     rows["two tops"] = [3.0, 3.0, 1.0]
     one = np.ones((), dtype)
-    rows["one ulp apart"] = [float(np.nextafter(one, one + one)) if dtype != ml_dtypes.bfloat16
-                             else 1.0078125, 1.0]
+    rows["one ulp apart"] = [
+        float(np.nextafter(one, one + one)) if dtype != ml_dtypes.bfloat16 else 1.0078125,
+        1.0,
+    ]
     rows["max, -max"] = [largest, -largest]
     rows["-max, max, 0"] = [-largest, largest, 0.0]
     rows["max, max"] = [largest, largest]

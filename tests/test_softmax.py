@@ -251,24 +251,25 @@ def exact_backward(f, g, y):
         if f is so.softmax_backward:
             dot = mp.fsum(a * b for a, b in zip(g, y, strict=True))
             size = mp.fsum(abs(a * b) for a, b in zip(g, y, strict=True))
-            return [
-                (b * (a - dot), abs(b) * (abs(a) + size)) for a, b in zip(g, y, strict=True)
-            ]
+            return [(b * (a - dot), abs(b) * (abs(a) + size)) for a, b in zip(g, y, strict=True)]
         total, size = mp.fsum(g), mp.fsum(abs(a) for a in g)
-        return [(a - mp.exp(b) * total, abs(a) + mp.exp(b) * size) for a, b in zip(g, y, strict=True)]
+        return [
+            (a - mp.exp(b) * total, abs(a) + mp.exp(b) * size) for a, b in zip(g, y, strict=True)
+        ]
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 @pytest.mark.parametrize("cols", [1, 7, 33, 130])
-@pytest.mark.parametrize(("f", "backward"), zip(FORWARD, BACKWARD, strict=True))
+@pytest.mark.parametrize(("f", "backward"), list(zip(FORWARD, BACKWARD, strict=True)))
 def test_backward(f, backward, cols, dtype):
     rng = np.random.default_rng(cols)
     y = f((rng.standard_normal((3, cols)) * 5).astype(dtype))
     g = rng.standard_normal((3, cols)).astype(dtype)
     got = backward(g, y)
     assert got.dtype == dtype
-    eps, smallest = mpf(float(ml_dtypes.finfo(dtype).eps)), float(
-        ml_dtypes.finfo(dtype).smallest_subnormal
+    eps, smallest = (
+        mpf(float(ml_dtypes.finfo(dtype).eps)),
+        float(ml_dtypes.finfo(dtype).smallest_subnormal),
     )
     for i in range(3):
         for value, (exact, size) in zip(got[i], exact_backward(backward, g[i], y[i]), strict=True):

@@ -68,7 +68,11 @@ def test_smoothing_weights_and_soft_labels(smoothing, scale, dtype):
         for label in (int(np.argmax(x)), 0, soft, hot):
             for weight in (None, w):
                 got = so.softmax_cross_entropy(
-                    x, label, weight=weight, label_smoothing=smoothing, reduction="sum",
+                    x,
+                    label,
+                    weight=weight,
+                    label_smoothing=smoothing,
+                    reduction="sum",
                     return_grad=True,
                 )
                 v = exact_weights(n, label, smoothing, weight)
@@ -217,8 +221,10 @@ def test_special_values():
     assert so.softmax_cross_entropy([largest, -largest], 0) == 0
     assert so.softmax_cross_entropy([largest, -largest], 1) == np.inf
     assert so.softmax_cross_entropy([largest, -largest], [0.5, 0.25]) == largest / 2
-    assert so.softmax_cross_entropy([[largest, -largest]], [1], weight=[1, 0.25],
-                                    reduction="sum") == largest / 2
+    assert (
+        so.softmax_cross_entropy([[largest, -largest]], [1], weight=[1, 0.25], reduction="sum")
+        == largest / 2
+    )
 
 
 def test_ignored_samples():
@@ -279,8 +285,9 @@ def test_axis_and_layouts(kind, dtype, layout):
         )
     for i in (0, 50, 104):
         alone = so.softmax_cross_entropy(rows[i], row_labels[i], reduction="sum", **options)
-        assert same_bits(alone, so.softmax_cross_entropy(
-            rows, row_labels, reduction="none", **options)[i])
+        assert same_bits(
+            alone, so.softmax_cross_entropy(rows, row_labels, reduction="none", **options)[i]
+        )
 
 
 def test_long_rows(threads):
