@@ -138,7 +138,7 @@ def notes(data: dict[str, Any]) -> list[str]:
     if data["interrupted"]:
         lines.append("interrupted before the end")
     if data["left_out"]:
-        lines.append(f"{len(data['left_out'])} cases left out for lack of time")
+        lines.append(f"{len(data['left_out'])} cases not reached")
     places: dict[tuple[str, str, str], list[str]] = {}
     for row in data["rows"]:
         for name, result in row["results"].items():
