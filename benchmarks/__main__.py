@@ -30,7 +30,7 @@ def thread_list(text: str) -> list[int]:
         counts = []
     if not counts or min(counts) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: positive numbers separated by commas")
-    return counts
+    return sorted(set(counts))
 
 
 def family_list(text: str) -> list[str]:
