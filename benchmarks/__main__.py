@@ -15,7 +15,7 @@ from benchmarks.cases import FAMILIES, UnknownCase, select
 from benchmarks.peers import OURS, PEERS, Peer
 
 RESULTS = Path("benchmarks/results")
-QUICK_SECONDS = 140.0
+QUICK_SECONDS = 120.0
 """For the rounds; with starting the libraries and the report a quick run ends within 3 minutes."""
 
 
