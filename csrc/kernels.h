@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cross_entropy_plan.h"
 #include "conv2d_shape.h"
 #include "detection.h"
 #include "dtypes.h"
@@ -11,6 +12,7 @@
 #include "isa/levels.h"
 #include "reduction.h"
 #include "pool2d_shape.h"
+#include "row_plan.h"
 
 namespace stableops {
 
@@ -80,6 +82,26 @@ struct Pool2dKernels {
 struct IntegerPool2dKernels {
     void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
                        const std::int64_t* x, const ImageStrides& stride);
+template <Storage T>
+struct BoxesKernels {
+    // Rows of four elements, or one element a row.
+    void (*box_area)(T* area, BoxRows<T> boxes);
+    void (*box_convert)(T* converted, BoxRows<T> boxes, BoxFormat from, BoxFormat to);
+    // An element for every row of a and b, those of b next to each other.
+    void (*box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+};
+
+// Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
+// rows are the pixels, their features the channels of a 1x1 kernel.
+template <Storage T>
+struct Conv2dKernels {
+    void (*conv2d)(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape);
+    void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape);
+    void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
+    void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
 };
 
 // One family of kernels for every storage type.
@@ -104,6 +126,31 @@ struct PerDtype {
     }
 };
 
+// Reductions over rows. An operand carries its storage type, so there is one kernel for float64 and
+// one for everything that is computed in float32. The output may be an input itself.
+struct SoftmaxKernels {
+    // mask: booleans, or nullptr.
+    void (*softmax)(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                    const RowOperand* mask);
+    void (*log_softmax)(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                        const RowOperand* mask);
+    void (*softmax_backward)(const RowShape& shape, const RowOperand& grad_x,
+                             const RowOperand& grad_y, const RowOperand& y);
+    void (*log_softmax_backward)(const RowShape& shape, const RowOperand& grad_x,
+                                 const RowOperand& grad_y, const RowOperand& y);
+};
+
+struct CrossEntropyKernels {
+    void (*softmax_cross_entropy)(const CrossEntropyArguments& arguments);
+};
+
+// One family of row kernels for each type that is computed in.
+template <class Family>
+struct PerCompute {
+    Family float64;
+    Family float32;
+};
+
 // The kernels of one family at one level, defined in isa/<family>.cpp and constant-initialised:
 // nothing compiled for a level may run before the CPU has been asked for it.
 template <class Isa, class Family>
@@ -115,10 +162,16 @@ struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
     const PerDtype<SigmoidCrossEntropyKernels>& sigmoid_cross_entropy;
+    const PerCompute<SoftmaxKernels>& softmax;
+    const PerCompute<CrossEntropyKernels>& softmax_cross_entropy;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
     const PerDtype<Pool2dKernels>& pool2d;
     const IntegerPool2dKernels& integer_pool2d;
+    const PerDtype<BoxesKernels>& boxes;
+    const PerDtype<Pool2dKernels>& pool2d;
+    const IntegerPool2dKernels& integer_pool2d;
+    const PerDtype<Conv2dKernels>& conv2d;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

@@ -7,6 +7,7 @@ and compares. A family adds its operations as functions marked @case. Sizes are 
 import hashlib
 import json
 
+import ml_dtypes
 import numpy as np
 
 import stableops as so
@@ -22,6 +23,23 @@ def case(function):
 
 @case
 def conv2d(rng):
+def pool2d_case(rng, dtype):
+    x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
+    y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)
+    mean = so.avg_pool2d(x, 3, 2, 1)
+    adaptive = so.adaptive_avg_pool2d(x, (7, 5))
+    return [
+        y,
+        indices,
+        mean,
+        adaptive,
+        so.max_pool2d_backward(y, indices, x.shape),
+        so.avg_pool2d_backward(mean, x.shape, 3, 2, 1),
+        so.adaptive_avg_pool2d_backward(adaptive, x.shape),
+    ]
+
+
+def conv2d_case(rng):
     x = rng.standard_normal((3, 40, 30, 33)).astype(np.float32)
     w = rng.standard_normal((50, 20, 3, 3)).astype(np.float32)
     b = rng.standard_normal(50).astype(np.float32)
@@ -49,6 +67,35 @@ def crowd(rng, n, dtype=np.float32):
     return boxes.astype(dtype), rng.random(n).astype(dtype)
 
 
+CASES = {
+    "box_measures": lambda rng: [
+        measure(crowd(rng, 333)[0], crowd(rng, 1001)[0])
+        for measure in (
+            so.box_iou,
+            so.generalized_box_iou,
+            so.distance_box_iou,
+            so.complete_box_iou,
+        )
+    ],
+    "box_convert": lambda rng: [
+        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
+        so.box_area(crowd(rng, 999, np.float64)[0]),
+    ],
+    "nms": lambda rng: [so.nms(*crowd(rng, 5000), 0.5)],
+    "batched_nms": lambda rng: [
+        so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)
+    ],
+    "conv2d": conv2d_case,
+    "linear": linear_case,
+    "pool2d bfloat16": lambda rng: pool2d_case(rng, ml_dtypes.bfloat16),
+    "pool2d float16": lambda rng: pool2d_case(rng, np.float16),
+    "pool2d float32": lambda rng: pool2d_case(rng, np.float32),
+    "pool2d float64": lambda rng: pool2d_case(rng, np.float64),
+    "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
+    "relu_backward": lambda rng: [
+        so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
+    ],
+}
 @case
 def nms(rng):
     return [so.nms(*crowd(rng, 5000), 0.5)]

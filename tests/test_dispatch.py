@@ -16,12 +16,12 @@ from stableops import _core
 ROOT = Path(__file__).parents[1]
 TAGS = {"Baseline": "baseline", "X86V3": "x86-64-v3", "X86V4": "x86-64-v4"}
 
-# What kernel code may call: the runtime, exact comparisons of csrc/ops/*.cpp, memory functions that
+# What kernel code may call: the runtime, the scalar code of csrc/ops/*.cpp, memory functions that
 # compilers emit, the exact fma that the baseline lacks, the machinery of exceptions (thread_scratch
 # may throw std::bad_alloc), and in a sanitizer build the sanitizers. That build matters most: without
 # inlining nothing hides.
 ALLOWED_CALLS = re.compile(
-    r"stableops::(parallel_for|thread_scratch|acquire_block|release_block|iou_exceeds)\("
+    r"stableops::(parallel_for|thread_scratch|acquire_block|release_block|iou_exceeds|box_measures)\("
     r"|^(memcpy|memset|memmove|memcmp|fmaf?|_Unwind_Resume|__gxx_personality_v0|__stack_chk_fail"
     r"|_GLOBAL_OFFSET_TABLE_|__cxa_begin_catch|__cxa_end_catch|__cxa_rethrow|std::terminate\(\)"
     r"|DW\.ref\.__gxx_personality_v0|__asan_|__ubsan_|__odr_asan)"

@@ -301,7 +301,9 @@ def test_backward_layouts_out_and_promotion(name):
 
 
 def test_shapes_that_differ():
-    with pytest.raises(ValueError, match=r"grad_output has shape \(2,\) and output has shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"grad_output has shape \(2,\) and output has shape \(3,\)"
+    ):
         so.relu_backward(np.ones(2), np.ones(3))
     with pytest.raises(ValueError, match=r"grad_output has shape \(2,\) and x has shape \(3,\)"):
         so.softplus_backward(np.ones(2), np.ones(3))

@@ -21,6 +21,7 @@
 
 #include "../dtypes.h"
 #include "../elementwise_plan.h"
+#include "../reduction.h"
 #include "../runtime/float_environment.h"
 
 namespace py = pybind11;
@@ -90,6 +91,9 @@ std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* n
 
 // ValueError unless the two have the same shape.
 void check_same_shape(const Array& a, const char* a_name, const Array& b, const char* b_name);
+
+// A `reduction` argument; ValueError if it is none of "mean", "sum", "none".
+Reduction reduction_of(const std::string& name);
 
 // Where results go: a new array laid out like `like` (K order), or the caller's `out`.
 class Output {

@@ -1,5 +1,13 @@
 """Neural-network operations on NumPy arrays: right to the last digit, fast, the same bits everywhere."""
 
+from stableops._boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    complete_box_iou,
+    distance_box_iou,
+    generalized_box_iou,
+)
 from stableops._config import (
     active_isa,
     available_isas,
@@ -20,6 +28,9 @@ from stableops._elementwise import (
     softplus,
     softplus_backward,
 )
+from stableops._elementwise import relu, relu_backward
+from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from stableops._softmax_cross_entropy import softmax_cross_entropy
 from stableops._linear import linear, linear_backward
 from stableops._nms import batched_nms, nms
 from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
@@ -41,14 +52,22 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "batched_nms",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "complete_box_iou",
     "conv2d",
     "conv2d_backward",
+    "distance_box_iou",
     "empty_cache",
+    "generalized_box_iou",
     "get_num_threads",
     "linear",
     "linear_backward",
     "log_sigmoid",
     "log_sigmoid_backward",
+    "log_softmax",
+    "log_softmax_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "nms",
@@ -59,6 +78,9 @@ __all__ = [
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_cross_entropy",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
     "softplus",
     "softplus_backward",
 ]

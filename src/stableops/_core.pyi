@@ -30,6 +30,44 @@ def log_sigmoid_backward(
 ) -> Any: ...
 def softplus_backward(
     grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
+def softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int,
+    weight: ArrayLike | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+    return_grad: bool,
+    /,
 ) -> Any: ...
 def conv2d(
     input: ArrayLike,
@@ -119,8 +157,40 @@ def avg_pool2d_backward(
     /,
 ) -> Any: ...
 def adaptive_avg_pool2d(
-    input: ArrayLike, output_size: SupportsIndex | None | Sequence[SupportsIndex | None], /
+    input: ArrayLike, output_size: SupportsIndex | Sequence[SupportsIndex | None] | None, /
 ) -> Any: ...
 def adaptive_avg_pool2d_backward(
     grad_output: ArrayLike, input_shape: Sequence[SupportsIndex], /
 ) -> Any: ...
+def box_area(boxes: ArrayLike, /) -> Any: ...
+def box_convert(boxes: ArrayLike, in_fmt: str, out_fmt: str, /) -> Any: ...
+def box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def generalized_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def distance_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def complete_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def conv2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: int,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def conv2d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: int,
+    output_mask: object,
+    /,
+) -> tuple[Any, Any, Any]: ...
+def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, /) -> Any: ...
+def linear_backward(
+    grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, output_mask: object, /
+) -> tuple[Any, Any, Any]: ...
