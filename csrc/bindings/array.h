@@ -95,6 +95,9 @@ Reduction reduction_of(const std::string& name);
 // ValueError unless the two have the same shape.
 void check_same_shape(const Array& a, const char* a_name, const Array& b, const char* b_name);
 
+// A `reduction` argument; ValueError if it is none of "mean", "sum", "none".
+Reduction reduction_of(const std::string& name);
+
 // Where results go: a new array laid out like `like` (K order), or the caller's `out`.
 class Output {
   public:
