@@ -132,6 +132,14 @@ struct SoftmaxKernels {
                                  const RowOperand& grad_y, const RowOperand& y);
 };
 
+struct LogSumExpKernels {
+    // y and sign have one value a row. sign may be nullptr; b are weights (or booleans), or nullptr.
+    void (*logsumexp)(const RowShape& shape, const RowOperand& y, const RowOperand* sign,
+                      const RowOperand& x, const RowOperand* b);
+    void (*logsumexp_backward)(const RowShape& shape, const RowOperand& grad_x,
+                               const RowOperand& grad_y, const RowOperand& x);
+};
+
 struct CrossEntropyKernels {
     void (*softmax_cross_entropy)(const CrossEntropyArguments& arguments);
 };
@@ -155,6 +163,7 @@ struct Kernels {
     const PerDtype<ElementwiseKernels>& elementwise;
     const PerDtype<SigmoidCrossEntropyKernels>& sigmoid_cross_entropy;
     const PerCompute<SoftmaxKernels>& softmax;
+    const PerCompute<LogSumExpKernels>& logsumexp;
     const PerCompute<CrossEntropyKernels>& softmax_cross_entropy;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;

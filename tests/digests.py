@@ -12,6 +12,11 @@ import numpy as np
 
 import stableops as so
 
+
+def logits(rng, dtype):
+    return (rng.standard_normal((5, 67, 301)) * 9).astype(dtype)
+
+
 CASES = {}
 
 
@@ -48,6 +53,71 @@ def crowd(rng, n, dtype=np.float32):
     size = size[of] * np.exp(rng.normal(0, 0.12, (n, 2)))
     boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
     return boxes.astype(dtype), rng.random(n).astype(dtype)
+
+
+CASES = {
+    "box_measures": lambda rng: [
+        measure(crowd(rng, 333)[0], crowd(rng, 1001)[0])
+        for measure in (
+            so.box_iou,
+            so.generalized_box_iou,
+            so.distance_box_iou,
+            so.complete_box_iou,
+        )
+    ],
+    "box_convert": lambda rng: [
+        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
+        so.box_area(crowd(rng, 999, np.float64)[0]),
+    ],
+    "nms": lambda rng: [so.nms(*crowd(rng, 5000), 0.5)],
+    "batched_nms": lambda rng: [
+        so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)
+    ],
+    "conv2d": conv2d_case,
+    "linear": linear_case,
+    "pool2d bfloat16": lambda rng: pool2d_case(rng, ml_dtypes.bfloat16),
+    "pool2d float16": lambda rng: pool2d_case(rng, np.float16),
+    "pool2d float32": lambda rng: pool2d_case(rng, np.float32),
+    "pool2d float64": lambda rng: pool2d_case(rng, np.float64),
+    "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
+    "softmax": lambda rng: [
+        f(x, axis)
+        for x in (logits(rng, np.float32), logits(rng, np.float64))
+        for f in (so.softmax, so.log_softmax, so.logsumexp)
+        for axis in (0, 1, 2, (0, 2))
+    ],
+    "softmax of long rows": lambda rng: [
+        f((rng.standard_normal((2, 100_003)) * 9).astype(dtype))
+        for f in (so.softmax, so.log_softmax, so.logsumexp)
+        for dtype in (np.float32, np.float64)
+    ],
+    "logsumexp next to 0": lambda rng: [
+        so.logsumexp(so.log_softmax(logits(rng, dtype))) for dtype in (np.float32, np.float64)
+    ],
+    "softmax_backward": lambda rng: [
+        backward(logits(rng, dtype), f(logits(rng, dtype)))
+        for f, backward in (
+            (so.softmax, so.softmax_backward),
+            (so.log_softmax, so.log_softmax_backward),
+        )
+        for dtype in (np.float32, np.float64)
+    ],
+    "softmax_cross_entropy": lambda rng: [
+        result
+        for dtype in (np.float32, np.float64)
+        for smoothing in (0, 0.1)
+        for result in so.softmax_cross_entropy(
+            logits(rng, dtype),
+            rng.integers(0, 67, (5, 301)),
+            axis=1,
+            label_smoothing=smoothing,
+            return_grad=True,
+        )
+    ],
+    "relu_backward": lambda rng: [
+        so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
+    ],
+}
 
 
 @case

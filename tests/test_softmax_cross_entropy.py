@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 from reference import same_bits
-from reference_rows import PRECISION, adversarial_rows, bound, error, number, row, worst_error
+from reference_rows import (
+    PRECISION,
+    adversarial_rows,
+    bound,
+    dominated_rows,
+    error,
+    number,
+    row,
+    worst_error,
+)
 from strategies import FLOAT_DTYPES, LAYOUTS, arrays, finite, laid_out
 
 import stableops as so
@@ -43,6 +52,23 @@ def test_adversarial_rows(name, dtype):
     x = adversarial_rows(dtype)[name]
     for label in {0, len(x) - 1, int(np.argmax(x))}:
         check(so.softmax_cross_entropy(x, label, return_grad=True), x, exact_weights(len(x), label))
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("k", [1, 9, 999])
+def test_dominated_rows(k, dtype):
+    x = dominated_rows(k).astype(dtype)
+    for label in (0, k):
+        labels = np.full(len(x), label)
+        losses, gradients = so.softmax_cross_entropy(x, labels, reduction="none", return_grad=True)
+        for i in range(len(x)):
+            exact = row(x[i])
+            loss = -exact.log_softmax()[label]
+            p = exact.softmax()
+            with mp.workprec(PRECISION):
+                gradient = [p[c] - int(c == label) for c in (0, k)]
+            assert error(losses[i], loss, dtype) <= bound(1.0, 1.5, dtype)
+            assert worst_error(gradients[i, [0, k]], gradient, dtype) <= bound(1.0, 2.0, dtype)
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)

@@ -29,6 +29,7 @@ from stableops._elementwise import (
     softplus_backward,
 )
 from stableops._linear import linear, linear_backward
+from stableops._logsumexp import logsumexp, logsumexp_backward
 from stableops._nms import batched_nms, nms
 from stableops._pool2d import (
     adaptive_avg_pool2d,
@@ -61,6 +62,10 @@ __all__ = [
     "empty_cache",
     "generalized_box_iou",
     "get_num_threads",
+    "log_softmax",
+    "log_softmax_backward",
+    "logsumexp",
+    "logsumexp_backward",
     "linear",
     "linear_backward",
     "log_sigmoid",

@@ -57,6 +57,24 @@ def log_softmax_backward(
     out: NDArray[Any] | None,
     /,
 ) -> Any: ...
+def logsumexp(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    keepdims: bool,
+    where: ArrayLike | None,
+    b: ArrayLike | None,
+    return_sign: bool,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def logsumexp_backward(
+    grad_output: ArrayLike,
+    x: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
