@@ -13,10 +13,31 @@
 // weight.
 //
 // Reference for the order and for the error bound: gemm.h.
-#include "conv_correlate.h"
+#include "conv_pixel_lanes.h"
 #include "conv_weight_grad.h"
 
 namespace stableops {
+
+// Unknown for negative strides.
+template <class Isa, class T>
+const T* end_of_weight(const T* weight, const Conv2dShape& shape) {
+    const Strides4& s = shape.weight;
+    if (s.n < 0 || s.c < 0 || s.h < 0 || s.w < 0) return nullptr;
+    return weight + (shape.out_channels - 1) * s.n +
+           (shape.in_channels / shape.groups - 1) * s.c + (shape.kernel_h - 1) * s.h +
+           (shape.kernel_w - 1) * s.w + 1;
+}
+
+template <class Isa, class T>
+void correlate(const Correlation<T>& p, const BlockPlan& plan, std::ptrdiff_t task) {
+    if constexpr (std::is_same_v<T, Compute<T>>) {
+        if (plan.pixel_lanes) {
+            correlate_pixels<Isa>(p, plan.block(task));
+            return;
+        }
+    }
+    correlate_block<Isa>(p, plan.block(task));
+}
 
 template <class Isa, class T>
 void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape) {
@@ -35,7 +56,8 @@ void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape&
         {weight,
          shape.weight.n,
          {group_in, shape.kernel_h, shape.kernel_w},
-         {shape.weight.c, shape.weight.h, shape.weight.w}},
+         {shape.weight.c, shape.weight.h, shape.weight.w},
+         end_of_weight<Isa>(weight, shape)},
         bias,
         shape.bias,
         y,
@@ -50,7 +72,7 @@ void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape&
         p.weight.data += group * group_out * shape.weight.n;
         if (bias) p.bias += group * group_out * shape.bias;
         p.y += group * group_out * shape.y.c;
-        correlate_block<Isa>(p, plan.block(task % tasks));
+        correlate<Isa>(p, plan, task % tasks);
     });
 }
 
@@ -114,7 +136,8 @@ void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2d
                  w.first_tap * shape.weight.w,
              shape.weight.c,
              {group_out, h.axis.taps, w.axis.taps},
-             {shape.weight.n, shape.weight.h * h.tap_step, shape.weight.w * w.tap_step}},
+             {shape.weight.n, shape.weight.h * h.tap_step, shape.weight.w * w.tap_step},
+             end_of_weight<Isa>(weight, shape)},
             nullptr,
             0,
             grad_x + group * group_in * shape.x.c + phase_h * shape.x.h + phase_w * shape.x.w,
@@ -125,7 +148,7 @@ void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2d
     const BlockPlan plan = plan_blocks<Isa>(correlation(0));
     const std::ptrdiff_t tasks = plan.tasks();
     parallel_for<Isa>(shape.groups * phases_h * phases_w * tasks, [&](std::ptrdiff_t task) {
-        correlate_block<Isa>(correlation(task / tasks), plan.block(task % tasks));
+        correlate<Isa>(correlation(task / tasks), plan, task % tasks);
     });
 }
 

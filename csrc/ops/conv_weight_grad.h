@@ -49,9 +49,9 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
     const std::ptrdiff_t pixels = shape.batch * shape.out_h * shape.out_w;
     const std::ptrdiff_t taps = shape.kernel_h * shape.kernel_w;
     const std::ptrdiff_t channels = task.channels;
-    const std::ptrdiff_t tile_rows = TileLimits<Isa>::rows;
+    const std::ptrdiff_t tile_rows = TileLimits<Isa>::rows(2);
     const std::ptrdiff_t channel_tiles = ceil_div(channels, tile_rows);
-    const int vectors = channels <= TileLimits<Isa>::few_rows ? 4 : 2;
+    const int vectors = channels <= TileLimits<Isa>::rows(4) ? 4 : 2;
     const std::ptrdiff_t lanes = vectors * vector;
     const std::ptrdiff_t panels = ceil_div(task.lanes, lanes);
 
@@ -66,8 +66,9 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
     PatchLayout layout{};
     for (;; chunk /= 2) {
         runs = chunk / shape.out_w + 2;
-        const Window w = window_of(axis_w, 0, smaller(shape.out_w, chunk),
-                                   channels_innermost ? 1 : 4);
+        const std::ptrdiff_t longest = smaller(shape.out_w, chunk);
+        const Window w = channels_innermost ? outer_window(axis_w, 0, longest)
+                                            : inner_window(axis_w, 0, longest);
         const Window h = apart_window(axis_h, 0, runs);
         layout = patch_layout<Isa, C>(h, w, 1, channels, channels_innermost);
         const std::ptrdiff_t elements =
@@ -100,8 +101,7 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
         for_each_run<Isa>(shape, first, last, [&](const PixelRun& run) {
             PatchLayout part = layout;
             part.h = apart_window(axis_h, run.h, run.h + 1);
-            part.w = layout.w.apart ? apart_window(axis_w, run.w, run.w + run.length)
-                                    : range_window(axis_w, run.w, run.w + run.length);
+            part.w.begin = run.w;
             const std::ptrdiff_t base = run_number * shape.kernel_h * layout.pitch.h;
             copy_patches<Isa>(window + base, part, x + run.n * shape.x.n, shape.x, axis_h, axis_w,
                               1, channels);
@@ -128,8 +128,7 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
                 ceil_div(smaller(lanes, task.lanes - i * lanes), vector));
             for (std::ptrdiff_t tap = 0; tap < taps; ++tap) {
                 const C* at = window + tap / shape.kernel_w * layout.pitch.h +
-                              (tap % shape.kernel_w * layout.w.tap_step + layout.w.tap_origin) *
-                                  layout.pitch.w;
+                              layout.w.of(layout.w.begin, tap % shape.kernel_w) * layout.pitch.w;
                 for (std::ptrdiff_t j = 0; j < channel_tiles; ++j, slot += tile_size) {
                     const std::ptrdiff_t begin = channels * j / channel_tiles;
                     const std::ptrdiff_t end = channels * (j + 1) / channel_tiles;
@@ -183,7 +182,7 @@ void weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dSh
     const std::ptrdiff_t work =
         shape.batch * shape.out_h * shape.out_w * group_in * taps * lanes;
     if (shape.groups * lane_tasks * channel_tasks < 16)
-        channel_tasks = larger(channel_tasks, smaller(ceil_div(group_in, TileLimits<Isa>::rows),
+        channel_tasks = larger(channel_tasks, smaller(ceil_div(group_in, TileLimits<Isa>::rows(2)),
                                                       smaller(work / task_work, 4)));
     const std::ptrdiff_t tasks = lane_tasks * channel_tasks;
     parallel_for<Isa>(shape.groups * tasks, [&](std::ptrdiff_t task) {
