@@ -13,9 +13,8 @@
 // weight.
 //
 // Reference for the order and for the error bound: gemm.h.
-#include "conv_direct.h"
+#include "conv_depthwise.h"
 #include "conv_pixel_lanes.h"
-#include "conv_weight_grad.h"
 
 namespace stableops {
 
@@ -45,6 +44,18 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
                Problem&& problem) {
     // The first phase has the most outputs; a block beyond another's end is empty.
     const Correlation<T> first = problem(0);
+    if (is_depthwise_last<Isa>(first, steps)) {
+        const std::ptrdiff_t row = larger(first.w.out * first.terms() * groups, 1);
+        const std::ptrdiff_t rows = smaller(larger(task_work / 4 / row, 1), first.h.out);
+        const std::ptrdiff_t blocks = ceil_div(first.h.out, rows);
+        parallel_for<Isa>(problems * first.images * blocks, [&](std::ptrdiff_t task) {
+            const Correlation<T> p = problem(task / blocks / first.images);
+            const std::ptrdiff_t h = task % blocks * rows;
+            depthwise_rows<Isa>(p, steps, groups, task / blocks % first.images, h,
+                                smaller(h + rows, p.h.out));
+        });
+        return;
+    }
     const DirectPlan direct = plan_direct<Isa>(first, groups);
     if (prefer_direct<Isa>(first) && direct.tasks() > 0) {
         parallel_for<Isa>(problems * direct.tasks(), [&](std::ptrdiff_t task) {
@@ -175,6 +186,14 @@ void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2d
 
 template <class Isa, class T>
 void conv2d_grad_weight(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape) {
+    if (is_depthwise<Isa, T>(shape)) {
+        constexpr std::ptrdiff_t lanes = Vec<Isa, Compute<T>>::size;
+        parallel_for<Isa>(ceil_div(shape.groups, lanes), [&](std::ptrdiff_t task) {
+            depthwise_weight_gradient<Isa>(grad_weight, grad_y, x, shape, task * lanes,
+                                           smaller(lanes, shape.groups - task * lanes));
+        });
+        return;
+    }
     weight_gradient<Isa>(grad_weight, grad_y, x, shape);
 }
 
