@@ -16,6 +16,19 @@ hypothesis.settings.register_profile("nightly", max_examples=10_000, deadline=No
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Collecting the conformance suite imports the peers, so only a run that wants it does."""
+    if "conformance" in collection_path.parts and config.option.markexpr == "not conformance":
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "conformance" in item.path.parts:
+            item.add_marker(pytest.mark.conformance)
+
+
 def pytest_report_header():
     return f"stableops: SIMD levels {', '.join(stableops.available_isas())}"
 

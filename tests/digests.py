@@ -1,16 +1,42 @@
 """Prints a digest of the bits of every operation's results on fixed inputs, as JSON.
 
 test_reproducibility.py runs it in processes of their own, one a SIMD level and number of threads,
-and compares. A family adds its operations to CASES: a name and a function of a seeded generator that
-returns arrays. Sizes are chosen so that several threads take part.
+and compares. A family adds its operations as functions marked @case. Sizes are chosen so that several threads take part.
 """
 
 import hashlib
 import json
 
+import ml_dtypes
 import numpy as np
 
 import stableops as so
+
+CASES = {}
+
+
+def case(function):
+    """Registers a function of a seeded generator that returns arrays, under its name."""
+    CASES[function.__name__] = function
+    return function
+
+
+@case
+def conv2d(rng):
+def pool2d_case(rng, dtype):
+    x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
+    y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)
+    mean = so.avg_pool2d(x, 3, 2, 1)
+    adaptive = so.adaptive_avg_pool2d(x, (7, 5))
+    return [
+        y,
+        indices,
+        mean,
+        adaptive,
+        so.max_pool2d_backward(y, indices, x.shape),
+        so.avg_pool2d_backward(mean, x.shape, 3, 2, 1),
+        so.adaptive_avg_pool2d_backward(adaptive, x.shape),
+    ]
 
 
 def conv2d_case(rng):
@@ -22,20 +48,103 @@ def conv2d_case(rng):
     return [y, *so.conv2d_backward(y / 100, x, w, **settings)]
 
 
-def linear_case(rng):
+@case
+def linear(rng):
     x, w = rng.standard_normal((300, 500)), rng.standard_normal((170, 500))
     y = so.linear(x, w)
     return [y, *so.linear_backward(y, x, w)]
 
 
+def crowd(rng, n, dtype=np.float32):
+    """Boxes and scores as a detector makes them: n boxes around n / 10 objects."""
+    objects = max(1, n // 10)
+    size = np.exp(rng.normal(4, 0.8, (objects, 2)))
+    centre = rng.uniform(0, [1333, 800], (objects, 2))
+    of = rng.integers(0, objects, n)
+    centre = centre[of] + rng.normal(0, 0.12, (n, 2)) * size[of]
+    size = size[of] * np.exp(rng.normal(0, 0.12, (n, 2)))
+    boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    return boxes.astype(dtype), rng.random(n).astype(dtype)
+
+
 CASES = {
+    "box_measures": lambda rng: [
+        measure(crowd(rng, 333)[0], crowd(rng, 1001)[0])
+        for measure in (
+            so.box_iou,
+            so.generalized_box_iou,
+            so.distance_box_iou,
+            so.complete_box_iou,
+        )
+    ],
+    "box_convert": lambda rng: [
+        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
+        so.box_area(crowd(rng, 999, np.float64)[0]),
+    ],
+    "nms": lambda rng: [so.nms(*crowd(rng, 5000), 0.5)],
+    "batched_nms": lambda rng: [
+        so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)
+    ],
     "conv2d": conv2d_case,
     "linear": linear_case,
+    "pool2d bfloat16": lambda rng: pool2d_case(rng, ml_dtypes.bfloat16),
+    "pool2d float16": lambda rng: pool2d_case(rng, np.float16),
+    "pool2d float32": lambda rng: pool2d_case(rng, np.float32),
+    "pool2d float64": lambda rng: pool2d_case(rng, np.float64),
     "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
     "relu_backward": lambda rng: [
         so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
     ],
 }
+@case
+def nms(rng):
+    return [so.nms(*crowd(rng, 5000), 0.5)]
+
+
+@case
+def batched_nms(rng):
+    return [so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)]
+
+
+@case
+def relu(rng):
+    return [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))]
+
+
+@case
+def relu_backward(rng):
+    return [so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)]
+
+
+def pooling(rng, dtype):
+    x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
+    y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)
+    mean = so.avg_pool2d(x, 3, 2, 1)
+    adaptive = so.adaptive_avg_pool2d(x, (7, 5))
+    return [
+        y,
+        indices,
+        mean,
+        adaptive,
+        so.max_pool2d_backward(y, indices, x.shape),
+        so.avg_pool2d_backward(mean, x.shape, 3, 2, 1),
+        so.adaptive_avg_pool2d_backward(adaptive, x.shape),
+    ]
+
+
+@case
+def pool2d_float64(rng):
+    return pooling(rng, np.float64)
+
+
+@case
+def pool2d_float32(rng):
+    return pooling(rng, np.float32)
+
+
+@case
+def pool2d_float16(rng):
+    return pooling(rng, np.float16)
 
 
 def digest(arrays):

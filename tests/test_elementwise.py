@@ -34,5 +34,7 @@ def test_relu_signed_zero_and_nan():
 
 
 def test_shapes_that_differ():
-    with pytest.raises(ValueError, match=r"grad_output has shape \(2,\) and output has shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"grad_output has shape \(2,\) and output has shape \(3,\)"
+    ):
         so.relu_backward(np.ones(2), np.ones(3))

@@ -89,6 +89,30 @@ template <class Isa>
                           reinterpret_cast<float64x2_t>(high.raw)))};
 }
 
+// 1 / a with a and the quotient rounded to float32.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {
+    float32x2_t f = vcvt_f32_f64(reinterpret_cast<float64x2_t>(a.raw));
+    return {reinterpret_cast<typename Vec<Isa, double>::Raw>(
+        vcvt_f64_f32(vdiv_f32(vdup_n_f32(1.0f), f)))};
+}
+
+// As many floats as a register has doubles, widened, and doubles narrowed to as many floats.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> load_widened(const float* p) {
+    return {reinterpret_cast<typename Vec<Isa, double>::Raw>(vcvt_f64_f32(vld1_f32(p)))};
+}
+template <class Isa>
+[[gnu::always_inline]] inline void store_narrowed(float* p, Vec<Isa, double> v) {
+    vst1_f32(p, vcvt_f32_f64(reinterpret_cast<float64x2_t>(v.raw)));
+}
+
+// 0, 1, 2, ... by lane.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> lane_numbers() {
+    return {typename Vec<Isa, double>::Raw{0, 1}};
+}
+
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, float> load_narrow(const float16* p) {
     float16x4_t h;

@@ -240,6 +240,55 @@ template <class Isa>
     }
 }
 
+// 1 / a with a and the quotient rounded to float32.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {
+    if constexpr (Isa::bytes == 64) {
+        __m256 q = _mm256_div_ps(_mm256_set1_ps(1.0f), _mm512_cvtpd_ps(a.raw));
+        return {_mm512_cvtps_pd(q)};
+    } else if constexpr (Isa::bytes == 32) {
+        return {_mm256_cvtps_pd(_mm_div_ps(_mm_set1_ps(1.0f), _mm256_cvtpd_ps(a.raw)))};
+    } else {
+        // The upper half must not divide by the zeros that the conversion leaves there.
+        __m128 f = _mm_cvtpd_ps(a.raw);
+        return {_mm_cvtps_pd(_mm_div_ps(_mm_set1_ps(1.0f), _mm_movelh_ps(f, f)))};
+    }
+}
+
+// As many floats as a register has doubles, widened, and doubles narrowed to as many floats.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> load_widened(const float* p) {
+    if constexpr (Isa::bytes == 64) {
+        return {_mm512_cvtps_pd(_mm256_loadu_ps(p))};
+    } else if constexpr (Isa::bytes == 32) {
+        return {_mm256_cvtps_pd(_mm_loadu_ps(p))};
+    } else {
+        return {_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+    }
+}
+template <class Isa>
+[[gnu::always_inline]] inline void store_narrowed(float* p, Vec<Isa, double> v) {
+    if constexpr (Isa::bytes == 64) {
+        _mm256_storeu_ps(p, _mm512_cvtpd_ps(v.raw));
+    } else if constexpr (Isa::bytes == 32) {
+        _mm_storeu_ps(p, _mm256_cvtpd_ps(v.raw));
+    } else {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_castps_si128(_mm_cvtpd_ps(v.raw)));
+    }
+}
+
+// 0, 1, 2, ... by lane.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> lane_numbers() {
+    if constexpr (Isa::bytes == 64) {
+        return {_mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7)};
+    } else if constexpr (Isa::bytes == 32) {
+        return {_mm256_setr_pd(0, 1, 2, 3)};
+    } else {
+        return {_mm_setr_pd(0, 1)};
+    }
+}
+
 // float16 to float32 without F16C: shift exponent and significand into place and scale by 2^112,
 // which also normalises subnormals; infinity and NaN then get the all-ones exponent.
 template <class Isa>
