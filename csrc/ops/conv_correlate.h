@@ -92,7 +92,7 @@ bool prefer_pixel_lanes(const Correlation<T>& p) {
     const double pixel_vectors =
         static_cast<double>(ceil_div(static_cast<std::ptrdiff_t>(pixels), Vec<Isa, Compute<T>>::size));
     const double by_channels = channel_vectors * lanes / channels *
-                               (1 + 19 / (pixels < 1024 ? pixels : 1024) + 20.0 / static_cast<double>(larger(p.terms(), 1)));
+                               (1 + 12 / (pixels < 1024 ? pixels : 1024) + 20.0 / static_cast<double>(larger(p.terms(), 1)));
     const bool copied = p.h.taps * p.w.taps > 1 || p.h.stride * p.w.stride > 1;
     const double by_pixels = pixel_vectors * lanes / pixels * (copied ? 1.1 + 20 / channels : 1.02 + 4 / channels);
     return by_pixels < by_channels;
