@@ -6,8 +6,8 @@
 //
 // Shapes: x and grad_x (N, C, H, W); y and grad_y (N, C, out_h, out_w).
 //
-// The canonical order of every sum here: each column from top to bottom, starting from +0, then the
-// column sums from left to right, starting from +0. A column is summed once for all the windows of
+// The canonical order of every sum here: each column from top to bottom, then the column sums from
+// left to right, starting from +0. A column is summed once for all the windows of
 // a row that share it, and R + S additions round less than R * S do. Forward and backward are one
 // pass, since the windows that hold an element are consecutive on either axis too: they differ in
 // the spans of rows and columns, and in whether the divisor belongs to the result or to the terms.
@@ -160,14 +160,14 @@ struct AvgPoolTypes {
             return fma(rest, inverse, q);
         }
     }
-    // The same for a single term, added to a sum.
-    [[gnu::always_inline]] static inline void add_quotient(Sum& sum, D x, D divisor, D inverse) {
-        D q = x * inverse;
-        if constexpr (compensated) {
-            D rest = fma(-q, divisor, x);
-            sum.error = fma(rest, inverse, sum.error);
+    // The same of one term, with the quotient's error.
+    [[gnu::always_inline]] static inline Sum term_quotient(D x, D divisor, D inverse) {
+        const D q = x * inverse;
+        if constexpr (!compensated) {
+            return {q, D::zero()};
+        } else {
+            return {q, fma(-q, divisor, x) * inverse};
         }
-        sum.add(q);
     }
 
     // All lanes that count are finite.
@@ -291,13 +291,20 @@ struct AvgPoolPass {
         return &d;
     }
 
-    // sum += x, or x / divisor in the backward pass, whose terms belong to windows.
-    template <bool scaled>
+    // sum += x, or x / divisor in the backward pass, whose terms belong to windows; = if `first`.
+    template <bool scaled, bool first>
     [[gnu::always_inline]] inline void add_term(Sum& sum, D x, D window_divisor,
                                                 D inverse) const {
         if constexpr (scaled) x = x * D::splat(scale);
         if constexpr (backward) {
-            Types::add_quotient(sum, x, window_divisor, inverse);
+            const Sum quotient = Types::term_quotient(x, window_divisor, inverse);
+            if constexpr (first) {
+                sum = quotient;
+            } else {
+                sum.add(quotient);
+            }
+        } else if constexpr (first) {
+            sum = {x, D::zero()};
         } else {
             sum.add(x);
         }
@@ -318,9 +325,7 @@ struct AvgPoolPass {
                                                    Lanes lanes) const {
         const PoolLine line = {columns.total + left, columns.error + left};
         Sum sum[parts];
-        for (int p = 0; p < parts; ++p)
-            sum[p] = in.starts ? Types::zero() : Types::load_sum(line, x + p * D::size);
-        for (int k = 0; k < in.rows; ++k) {
+        const auto add_row = [&](int k, auto first) [[gnu::always_inline]] {
             D part[Types::parts];
             Types::load_parts(part, in.row[k] + x, lanes);
             for (int p = 0; p < parts; ++p) {
@@ -330,10 +335,33 @@ struct AvgPoolPass {
                     window_divisor = loadu<Isa>(in.divisors[k]->divisor + at);
                     inverse = loadu<Isa>(in.divisors[k]->inverse + at);
                 }
-                add_term<scaled>(sum[p], part[p], window_divisor, inverse);
+                add_term<scaled, decltype(first)::value>(sum[p], part[p], window_divisor, inverse);
             }
+        };
+        if (in.starts) {
+            add_row(0, std::true_type{});
+        } else {
+            for (int p = 0; p < parts; ++p) sum[p] = Types::load_sum(line, x + p * D::size);
+            add_row(0, std::false_type{});
         }
+        for (int k = 1; k < in.rows; ++k) add_row(k, std::false_type{});
         for (int p = 0; p < parts; ++p) Types::store_sum(line, x + p * D::size, sum[p]);
+    }
+    // The columns of a plane that is no wider than a vector, without a detour through memory.
+    void add_narrow_plane(const T* x, std::ptrdiff_t stride_h) const {
+        const FirstLanes lanes{static_cast<int>(w.source)};
+        D part[Types::parts];
+        Types::load_parts(part, x, lanes);
+        Sum sum = {part[0], D::zero()};
+        for (std::ptrdiff_t r = 1; r < h.source; ++r) {
+            Types::load_parts(part, x + r * stride_h, lanes);
+            sum.add(part[0]);
+        }
+        Types::store_sum(columns, left, sum);
+    }
+    void clear_columns() const {
+        for (std::ptrdiff_t x = 0; x < w.source; ++x)
+            columns.total[left + x] = columns.error[left + x] = 0;
     }
 
     // The sum of `count` neighbouring columns, for each of a vector of results.
@@ -459,7 +487,7 @@ const PoolDivisors* avg_pool_columns(AvgPoolPass<Isa, T, backward>& pass, RowRin
         }
         pass.template add_rows<scaled>(in);
     }
-    if (span.begin >= span.end) pass.template add_rows<scaled>(in);  // no window holds this row
+    if (span.begin >= span.end) pass.clear_columns();  // no window holds this row
     return backward ? nullptr : pass.divisors_of(i, in, 0);
 }
 
@@ -494,13 +522,20 @@ void avg_pool_planes(const AvgPoolPass<Isa, T, backward>& setup, std::ptrdiff_t 
                 ring.set_plane(x + n * stride.n + c * stride.c);
             };
             if (pass.whole_planes()) {
+                const bool narrow =
+                    stride.w == 1 && pass.w.source <= AvgPoolTypes<Isa, T>::D::size;
+                const PoolDivisors* d = pass.divisors_of(0, {}, 0);
                 while (range.next_plane()) {
                     std::ptrdiff_t count = 0;
                     T* first_y = y + range.plane();
-                    const PoolDivisors* d;
                     do {
-                        set_plane(range.outer, range.inner);
-                        d = avg_pool_columns<false>(pass, ring, 0);
+                        if (narrow) {
+                            pass.add_narrow_plane(
+                                x + range.outer * stride.n + range.inner * stride.c, stride.h);
+                        } else {
+                            set_plane(range.outer, range.inner);
+                            avg_pool_columns<false>(pass, ring, 0);
+                        }
                         pass.add_columns_of(pass.begin[0], pass.end[0],
                                             pass.windows.total[count], pass.windows.error[count]);
                     } while (++count < Pass::planes && range.next_plane());
@@ -519,8 +554,20 @@ void avg_pool_planes(const AvgPoolPass<Isa, T, backward>& setup, std::ptrdiff_t 
             while (range.next_plane()) {
                 set_plane(range.outer, range.inner);
                 T* plane_y = y + range.plane() * pass.h.result * pass.w.result;
+                PoolSpan before = {0, 0};
                 for (std::ptrdiff_t i = range.first; i < range.last; ++i) {
                     T* y_row = plane_y + i * pass.w.result;
+                    if constexpr (backward) {
+                        // Rows that the same windows hold are equal.
+                        const PoolSpan span = pass.h.span(i);
+                        if (i > range.first && span.begin == before.begin &&
+                            span.end == before.end) {
+                            __builtin_memcpy(y_row, y_row - pass.w.result,
+                                             static_cast<std::size_t>(pass.w.result) * sizeof(T));
+                            continue;
+                        }
+                        before = span;
+                    }
                     if (!avg_pool_row<false>(pass, ring, y_row, i)) {
                         if constexpr (AvgPoolTypes<Isa, T>::compensated)
                             avg_pool_row<true>(pass, ring, y_row, i);
@@ -561,8 +608,7 @@ template <bool scaled, class Isa, class T, bool backward, class Lanes, int parts
     std::ptrdiff_t w, const T* x, const ImageStrides& stride, Lanes lanes) {
     using Types = AvgPoolTypes<Isa, T>;
     using D = typename Types::D;
-    for (int p = 0; p < parts; ++p) column[p] = Types::zero();
-    for (std::ptrdiff_t h = row.rows.begin; h < row.rows.end; ++h) {
+    const auto add_row = [&](std::ptrdiff_t h, auto first) [[gnu::always_inline]] {
         D part[parts];
         Types::load_parts(part, x + h * stride.h + w * stride.w, lanes);
         D divisor = D::zero(), inverse = D::zero();
@@ -572,8 +618,16 @@ template <bool scaled, class Isa, class T, bool backward, class Lanes, int parts
             inverse = D::splat(d->inverse[w]);
         }
         for (int p = 0; p < parts; ++p)
-            pass.template add_term<scaled>(column[p], part[p], divisor, inverse);
+            pass.template add_term<scaled, decltype(first)::value>(column[p], part[p], divisor,
+                                                                   inverse);
+    };
+    if (row.rows.begin >= row.rows.end) {  // no window holds this row
+        for (int p = 0; p < parts; ++p) column[p] = Types::zero();
+        return;
     }
+    add_row(row.rows.begin, std::true_type{});
+    for (std::ptrdiff_t h = row.rows.begin + 1; h < row.rows.end; ++h)
+        add_row(h, std::false_type{});
 }
 
 // One pixel of the results for some channels, at y. `sum_of(sum, c, lanes)` sums its columns.
@@ -619,21 +673,59 @@ bool avg_pool_pixel(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, 
         });
 }
 
-// Sums of the last few columns, for windows that overlap: column w is in slot w % slots.
+// Sums of columns that several windows share, or of all columns: column w is in slot w % slots.
 template <class Isa>
 struct ColumnRing {
-    static constexpr std::ptrdiff_t slots = 16;
+    static constexpr std::ptrdiff_t shared_slots = 16;
     PoolLine lines;
+    std::ptrdiff_t slots;  // a power of two, or all
     std::ptrdiff_t pitch;
 
     PoolLine column(std::ptrdiff_t w) const {
-        const std::ptrdiff_t at = w % slots * pitch;
+        const std::ptrdiff_t at = (slots == shared_slots ? w % shared_slots : w) * pitch;
         return {lines.total + at, lines.error + at};
     }
 };
 
 // Channels of a task: whole cache lines of every dtype; few enough to cut one pixel into tasks.
 constexpr std::ptrdiff_t avg_pool_channels = 128;
+
+// The mean of whole planes: all columns at once, so that memory is read in its own order.
+template <class Isa, class T, bool backward>
+void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+                    const ColumnRing<Isa>& ring, std::ptrdiff_t channels, T* y, const T* x,
+                    const ImageStrides& stride) {
+    using Types = AvgPoolTypes<Isa, T>;
+    constexpr int size = Types::D::size;
+    for (std::ptrdiff_t h = 0; h < pass.h.source; ++h)
+        for (std::ptrdiff_t w = 0; w < pass.w.source; ++w) {
+            const T* pixel = x + h * stride.h + w * stride.w;
+            const PoolLine line = ring.column(w);
+            for_each_vec<Isa, Types::V::size>(
+                channels, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+                    typename Types::D part[Types::parts];
+                    Types::load_parts(part, pixel + c, lanes);
+                    for (int p = 0; p < Types::parts; ++p) {
+                        typename Types::Sum sum = {part[p], Types::D::zero()};
+                        if (h > 0) {
+                            sum = Types::load_sum(line, c + p * size);
+                            sum.add(part[p]);
+                        }
+                        Types::store_sum(line, c + p * size, sum);
+                    }
+                });
+        }
+    const bool finite = write_pixel<false>(
+        pass, row, 0, channels, y,
+        [&](auto& sum, std::ptrdiff_t c, auto) [[gnu::always_inline]] {
+            for (std::ptrdiff_t w = 0; w < pass.w.source; ++w)
+                for (int p = 0; p < Types::parts; ++p)
+                    sum[p].add(Types::load_sum(ring.column(w), c + p * size));
+        });
+    if constexpr (Types::compensated) {
+        if (!finite) avg_pool_pixel<true>(pass, row, 0, channels, y, x, stride);
+    }
+}
 
 template <class Isa, class T, bool backward>
 void avg_pool_pixels(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
@@ -680,12 +772,13 @@ void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptr
     const std::ptrdiff_t taps =
         (setup.h.source / setup.h.result + 1) * (setup.w.source / setup.w.result + 1);
     const bool overlap = !setup.w.adaptive && setup.w.kernel > setup.w.stride &&
-                         setup.w.kernel < ColumnRing<Isa>::slots;
+                         setup.w.kernel < ColumnRing<Isa>::shared_slots;
     for_row_blocks<Isa>(
         batch, setup.h.result, blocks, setup.w.result * (block * (taps + 1) + 64),
         [&](RowRange<Isa> range) {
             Pass pass = setup;
             ColumnRing<Isa> ring;
+            ring.slots = pass.whole_planes() ? pass.w.source : ring.shared_slots;
             ring.pitch = (block + 2 * Types::V::size - 1) / 16 * 16 + 16;
             const std::ptrdiff_t ring_size = ring.slots * ring.pitch;
             ScratchParts<Isa> parts{static_cast<char*>(
@@ -701,6 +794,10 @@ void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptr
                     const std::ptrdiff_t n = smaller<Isa>(channels - c, avg_pool_channels);
                     const T* image = x + range.outer * stride.n + c;
                     T* y_row = y + range.plane() * pass.w.result * channels + c;
+                    if (pass.whole_planes()) {
+                        avg_pool_image(pass, row, ring, n, y_row, image, stride);
+                        continue;
+                    }
                     if (overlap) {
                         avg_pool_pixels(pass, row, ring, n, channels, y_row, image, stride);
                         continue;

@@ -69,6 +69,13 @@ struct MaxPoolTypes {
             return load_first<Isa>(p, lanes.count);
         }
     }
+    [[gnu::always_inline]] static inline C value_of(const T* p) {
+        if constexpr (std::is_same_v<T, C>) {
+            return *p;
+        } else {
+            return load<Isa>(p, FirstLanes{1})[0];
+        }
+    }
     // Elements [column, column + size) of a row; outside [0, width) they are padding.
     [[gnu::always_inline]] static inline V load_padded(const T* row, std::ptrdiff_t column,
                                                        std::ptrdiff_t width) {
@@ -112,15 +119,31 @@ template <class Isa, class T, class Lanes>
     }
 }
 
-// The windows of one row of outputs along W.
+// The windows of one row of outputs along W. Those in [inside_begin, inside_end) have no tap in the
+// padding.
+template <class Isa>
 struct MaxPoolColumns {
-    std::ptrdiff_t kernel, stride, pad, dilation, width;
+    std::ptrdiff_t kernel, stride, pad, dilation, width, count;
+    std::ptrdiff_t inside_begin, inside_end;
+
+    explicit MaxPoolColumns(const Pool2dShape& shape)
+        : kernel(shape.kernel_w),
+          stride(shape.stride_w),
+          pad(shape.pad_w),
+          dilation(shape.dilation_w),
+          width(shape.width),
+          count(shape.out_w) {
+        const std::ptrdiff_t last = width - 1 - (kernel - 1) * dilation + pad;
+        inside_begin = smaller<Isa>((pad + stride - 1) / stride, count);
+        inside_end = last < 0 ? 0 : smaller<Isa>(last / stride + 1, count);
+        inside_end = larger<Isa>(inside_end, inside_begin);
+    }
 };
 
 // body(values, offset) for each tap of the windows ox, ox + 1 ... in one row, from left to right.
 // `step` is the stride where it is known, else 0; `inside` says that no tap lies in the padding.
 template <class Isa, int step, bool inside, class T, class Body>
-[[gnu::always_inline]] inline void for_each_column(const MaxPoolColumns& windows, const T* row,
+[[gnu::always_inline]] inline void for_each_column(const MaxPoolColumns<Isa>& windows, const T* row,
                                                    std::ptrdiff_t ox, std::ptrdiff_t offset,
                                                    Body&& body) {
     using Types = MaxPoolTypes<Isa, T>;
@@ -164,20 +187,27 @@ template <class Isa, int step, bool inside, class T, class Body>
     }
 }
 
-// Calls body(ox, lanes, inside) for the vectors of a row of outputs, where `inside` is a constant.
-template <class Isa, int size, class Body>
-[[gnu::always_inline]] inline void for_each_vec_of_windows(const MaxPoolColumns& windows,
-                                                           std::ptrdiff_t out_w, Body&& body) {
-    // Even and odd lanes are taken from pairs of vectors, which reach one element further.
-    const std::ptrdiff_t reach =
-        (size - 1) * windows.stride + (windows.kernel - 1) * windows.dilation + 1 - windows.pad;
-    for_each_vec<Isa, size>(out_w, [&](std::ptrdiff_t ox, auto lanes) [[gnu::always_inline]] {
-        if constexpr (std::is_same_v<decltype(lanes), AllLanes>) {
-            if (ox * windows.stride >= windows.pad && ox * windows.stride + reach < windows.width)
-                return body(ox, lanes, std::true_type{});
-        }
-        body(ox, lanes, std::false_type{});
-    });
+// Calls vector(ox, lanes, inside) for vectors of outputs, where `inside` is a constant, and single(ox)
+// for outputs. What lies inside is done by whole vectors, the last of which overlaps the one before:
+// doing an output twice changes nothing. The few windows that reach into the padding go one by one;
+// only rows too short for a vector meet the padding in vectors.
+template <class Isa, int size, class Vector, class Single>
+[[gnu::always_inline]] inline void for_each_window(const MaxPoolColumns<Isa>& windows,
+                                                   Vector&& vector, Single&& single) {
+    if (windows.inside_end - windows.inside_begin < size) {
+        for_each_vec<Isa, size>(windows.count, [&](std::ptrdiff_t ox, auto lanes)
+                                                   [[gnu::always_inline]] {
+            vector(ox, lanes, std::false_type{});
+        });
+        return;
+    }
+    std::ptrdiff_t ox = 0;
+    for (; ox < windows.inside_begin; ++ox) single(ox);
+    while (ox < windows.inside_end) {
+        vector(smaller<Isa>(ox, windows.inside_end - size), AllLanes{}, std::true_type{});
+        ox += size;
+    }
+    for (ox = windows.inside_end; ox < windows.count; ++ox) single(ox);
 }
 
 template <class Isa, class T>
@@ -216,6 +246,25 @@ template <class Isa, class T, bool with_indices>
             select(wins, Types::Offsets::splat(static_cast<I>(offset)), best.offset);
     }
     best.value = select(wins, tap, best.value);
+}
+
+// The same for one window, some of whose taps in this row are padding. `best` is the address of the
+// best element so far.
+template <class Isa, class T>
+[[gnu::always_inline]] inline void take_window(const MaxPoolColumns<Isa>& windows, const T* row,
+                                               std::ptrdiff_t ox, std::ptrdiff_t offset,
+                                               typename MaxPoolTypes<Isa, T>::C& best,
+                                               const T*& element, std::ptrdiff_t& best_offset) {
+    std::ptrdiff_t column = ox * windows.stride - windows.pad;
+    for (std::ptrdiff_t s = 0; s < windows.kernel; ++s, column += windows.dilation) {
+        if (column < 0 || column >= windows.width) continue;
+        const typename MaxPoolTypes<Isa, T>::C tap = MaxPoolTypes<Isa, T>::value_of(row + column);
+        if (tap > best || (tap != tap && best == best)) {
+            best = tap;
+            element = row + column;
+            best_offset = offset + s * windows.dilation;
+        }
+    }
 }
 
 template <class Isa, class T, bool with_indices, class EachTap>
@@ -289,13 +338,13 @@ struct MaxPoolRow {
 };
 
 template <class Isa, int step, class T>
-void max_pool_row(const MaxPoolRow<Isa, T>& in, const MaxPoolColumns& windows,
-                  std::ptrdiff_t out_w) {
+void max_pool_row(const MaxPoolRow<Isa, T>& in, const MaxPoolColumns<Isa>& windows) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
     using Offsets = typename Types::Offsets;
-    for_each_vec_of_windows<Isa, V::size>(
-        windows, out_w, [&](std::ptrdiff_t ox, auto lanes, auto inside) [[gnu::always_inline]] {
+    for_each_window<Isa, V::size>(
+        windows,
+        [&](std::ptrdiff_t ox, auto lanes, auto inside) [[gnu::always_inline]] {
             MaxPoolState<Isa, T> start;
             if (in.starts) {
                 using I = typename Types::I;
@@ -318,6 +367,23 @@ void max_pool_row(const MaxPoolRow<Isa, T>& in, const MaxPoolColumns& windows,
             } else {
                 store_vec<Isa>(in.offsets + ox, best.offset, lanes);
             }
+        },
+        [&](std::ptrdiff_t ox) {
+            using I = typename Types::I;
+            const T padding = Types::lowest_element();
+            const T* element = in.starts ? &padding : in.y + ox;
+            typename Types::C best = Types::value_of(element);
+            std::ptrdiff_t offset =
+                in.starts ? in.first_column[ox] + in.first_row : in.offsets[ox];
+            for (int r = 0; r < in.rows; ++r)
+                take_window<Isa>(windows, in.row[r], ox, in.first_offset + r * in.row_offset, best,
+                                 element, offset);
+            in.y[ox] = *element;
+            if (in.ends) {
+                in.indices[ox] = in.base + ox * windows.stride + offset;
+            } else {
+                in.offsets[ox] = static_cast<I>(offset);
+            }
         });
 }
 
@@ -325,12 +391,11 @@ void max_pool_row(const MaxPoolRow<Isa, T>& in, const MaxPoolColumns& windows,
 template <class Isa, class T>
 struct MaxPoolPlanes {
     const Pool2dShape& shape;
-    MaxPoolColumns windows;
+    MaxPoolColumns<Isa> windows;
     RowRing<Isa, T> ring;
 
     MaxPoolPlanes(const Pool2dShape& shape, const ImageStrides& stride)
-        : shape(shape),
-          windows{shape.kernel_w, shape.stride_w, shape.pad_w, shape.dilation_w, shape.width} {
+        : shape(shape), windows(shape) {
         ring.width = shape.width;
         ring.stride_h = stride.h;
         ring.stride_w = stride.w;
@@ -389,7 +454,7 @@ void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* 
                             row.row[k] =
                                 reuse ? planes.ring.row(h) : planes.ring.row_in_slot(h, k);
                         }
-                        max_pool_row<Isa, step>(row, planes.windows, shape.out_w);
+                        max_pool_row<Isa, step>(row, planes.windows);
                     }
                 }
             }
@@ -399,12 +464,13 @@ void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* 
 // The maxima of one image row's windows. False if there may be a NaN: the sum of all taps says so,
 // or infinities do without need.
 template <class Isa, int step, class T>
-bool max_of_row(T* maxima, const T* row, const MaxPoolColumns& windows, std::ptrdiff_t out_w) {
+bool max_of_row(T* maxima, const T* row, const MaxPoolColumns<Isa>& windows) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
     V sum = V::zero();
-    for_each_vec_of_windows<Isa, V::size>(
-        windows, out_w, [&](std::ptrdiff_t ox, auto lanes, auto inside) [[gnu::always_inline]] {
+    for_each_window<Isa, V::size>(
+        windows,
+        [&](std::ptrdiff_t ox, auto lanes, auto inside) [[gnu::always_inline]] {
             MaxPoolState<Isa, T> best = {V::splat(Types::lowest()), {}};
             V taps = V::zero();
             for_each_column<Isa, step, decltype(inside)::value>(
@@ -413,6 +479,14 @@ bool max_of_row(T* maxima, const T* row, const MaxPoolColumns& windows, std::ptr
                 });
             Types::store_elements(maxima + ox, best.value, lanes);
             if constexpr (Types::has_nan) sum = select(is_nan(taps), taps, sum);
+        },
+        [&](std::ptrdiff_t ox) {
+            const T padding = Types::lowest_element();
+            const T* element = &padding;
+            typename Types::C best = Types::lowest();
+            std::ptrdiff_t offset;
+            take_window<Isa>(windows, row, ox, 0, best, element, offset);
+            maxima[ox] = *element;
         });
     if constexpr (Types::has_nan) return !any(is_nan(sum));
     return true;
@@ -420,11 +494,11 @@ bool max_of_row(T* maxima, const T* row, const MaxPoolColumns& windows, std::ptr
 
 // The same with NaN: the first one of a window is its maximum.
 template <class Isa, class T>
-void max_of_row_with_nan(T* maxima, const T* row, const MaxPoolColumns& windows,
-                         std::ptrdiff_t out_w) {
+[[gnu::noinline]] void max_of_row_with_nan(T* maxima, const T* row,
+                                           const MaxPoolColumns<Isa>& windows) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
-    for_each_vec<Isa, V::size>(out_w, [&](std::ptrdiff_t ox, auto lanes) {
+    for_each_vec<Isa, V::size>(windows.count, [&](std::ptrdiff_t ox, auto lanes) {
         MaxPoolState<Isa, T> best = {V::splat(Types::lowest()), {}};
         for_each_column<Isa, 0, false>(windows, row, ox, 0, [&](V tap, std::ptrdiff_t offset) {
             take_tap<Isa, T, false>(best, tap, offset);
@@ -474,9 +548,9 @@ void max_pool_planes(const Pool2dShape& shape, T* y, const T* x, const ImageStri
                 if (held[slot] != h) {
                     held[slot] = h;
                     const T* row = planes.ring.row_in_slot(h, 0);
-                    if (!max_of_row<Isa, step>(line, row, planes.windows, shape.out_w)) {
+                    if (!max_of_row<Isa, step>(line, row, planes.windows)) {
                         if constexpr (Types::has_nan)
-                            max_of_row_with_nan<Isa>(line, row, planes.windows, shape.out_w);
+                            max_of_row_with_nan<Isa>(line, row, planes.windows);
                     }
                 }
                 return line;
@@ -598,17 +672,27 @@ struct FirstPosition {
     }
 };
 
-template <class Isa, class T>
-[[gnu::always_inline]] inline Compute<T> element(const T* p) {
-    if constexpr (std::is_same_v<T, Compute<T>>) {
-        return *p;
-    } else {
-        return load<Isa>(p, FirstLanes{1})[0];
+// sums[index[i] * pitch + i * step] += grad[i] for i in [0, count). An index is compared before it is
+// used, so a wrong one writes nowhere; report(i) is told.
+template <class Isa, class T, class Report>
+[[gnu::always_inline]] inline void scatter_line(Compute<T>* sums, std::ptrdiff_t plane_size,
+                                                std::ptrdiff_t pitch, std::ptrdiff_t step,
+                                                std::ptrdiff_t count, const T* grad,
+                                                std::ptrdiff_t grad_step,
+                                                const std::int64_t* index,
+                                                std::ptrdiff_t index_step, const Report& report) {
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        const std::int64_t at = index[i * index_step];
+        if (static_cast<std::uint64_t>(at) >= static_cast<std::uint64_t>(plane_size)) [[unlikely]] {
+            report(i);
+            continue;
+        }
+        sums[at * pitch + i * step] += MaxPoolTypes<Isa, T>::value_of(grad + i * grad_step);
     }
 }
 
 // Adds plane by plane. The scatter goes to `sums`: the plane of the result itself, or a float32 copy
-// of it. An index is compared before it is used, so a wrong one writes nowhere.
+// of it.
 template <class Isa, Storage T>
 void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                     const ImageStrides& grad_stride, const std::int64_t* indices,
@@ -635,14 +719,15 @@ void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                     const T* g = grad_y + n * grad_stride.n + c * grad_stride.c + oy * grad_stride.h;
                     const std::int64_t* index = indices + n * index_stride.n + c * index_stride.c +
                                                 oy * index_stride.h;
-                    for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox) {
-                        const std::int64_t at = index[ox * index_stride.w];
-                        if (static_cast<std::uint64_t>(at) >=
-                            static_cast<std::uint64_t>(plane_size)) [[unlikely]] {
-                            outside.report((plane * shape.out_h + oy) * shape.out_w + ox);
-                            continue;
-                        }
-                        sums[at] += element<Isa>(g + ox * grad_stride.w);
+                    const auto report = [&](std::ptrdiff_t ox) {
+                        outside.report((plane * shape.out_h + oy) * shape.out_w + ox);
+                    };
+                    if (grad_stride.w == 1 && index_stride.w == 1) {
+                        scatter_line<Isa>(sums, plane_size, 1, 0, shape.out_w, g, 1, index, 1,
+                                          report);
+                    } else {
+                        scatter_line<Isa>(sums, plane_size, 1, 0, shape.out_w, g, grad_stride.w,
+                                          index, index_stride.w, report);
                     }
                 }
                 if constexpr (!std::is_same_v<T, C>) {
@@ -700,16 +785,16 @@ void scatter_channels_last(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                     const std::int64_t* index = indices + n * index_stride.n +
                                                 oy * index_stride.h + ox * index_stride.w +
                                                 first * index_stride.c;
-                    for (std::ptrdiff_t c = 0; c < count; ++c) {
-                        const std::int64_t at = index[c * index_stride.c];
-                        if (static_cast<std::uint64_t>(at) >=
-                            static_cast<std::uint64_t>(plane_size)) [[unlikely]] {
-                            outside.report(
-                                (n * shape.channels + first + c) * shape.out_h * shape.out_w +
-                                pixel);
-                            continue;
-                        }
-                        sums[at * pitch + c] += element<Isa>(g + c);
+                    const auto report = [&](std::ptrdiff_t c) {
+                        outside.report((n * shape.channels + first + c) * shape.out_h * shape.out_w +
+                                       pixel);
+                    };
+                    if (index_stride.c == 1) {
+                        scatter_line<Isa>(sums, plane_size, pitch, 1, count, g, 1, index, 1,
+                                          report);
+                    } else {
+                        scatter_line<Isa>(sums, plane_size, pitch, 1, count, g, 1, index,
+                                          index_stride.c, report);
                     }
                 }
                 if constexpr (!direct) {
