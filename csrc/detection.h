@@ -21,6 +21,8 @@ struct Strided {
     std::ptrdiff_t stride;
 };
 
+enum class BoxFormat { xyxy, xywh, cxcywh };
+
 // Which scores take part: all, NaN included, or those above `minimum`, which NaN is not.
 struct ScoreCut {
     bool all;

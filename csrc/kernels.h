@@ -4,12 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cross_entropy_plan.h"
 #include "conv2d_shape.h"
+#include "cross_entropy_plan.h"
 #include "detection.h"
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
+#include "pool2d_shape.h"
+#include "reduction.h"
 #include "row_plan.h"
 
 namespace stableops {
@@ -18,6 +20,22 @@ template <Storage T>
 struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+    void (*sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+    void (*log_sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*log_sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                                 const T* x);
+    void (*softplus)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*softplus_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                              const T* x);
+};
+
+// Loss and gradient in one pass; ops/sigmoid_cross_entropy.h tells what may be null.
+template <Storage T>
+struct SigmoidCrossEntropyKernels {
+    void (*sigmoid_cross_entropy)(const ElementwisePlan<6>& plan, T* loss, T* grad, LongSum* sums,
+                                  const T* logits, const T* labels, const T* weight,
+                                  const T* pos_weight, bool negatives, Reduction reduction);
 };
 
 // Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
@@ -40,6 +58,42 @@ struct NmsKernels {
                                   Strided<std::int64_t> classes, const std::uint32_t* order,
                                   std::ptrdiff_t count, double threshold,
                                   std::ptrdiff_t max_output);
+};
+
+// Results are contiguous in the order that shape.channels_last names; strides are those of inputs.
+template <Storage T>
+struct Pool2dKernels {
+    // indices may be nullptr: not wanted.
+    void (*max_pool2d)(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
+                       const ImageStrides& stride);
+    // The flat position, in (N, C, H, W) order, of the first index outside the image, or -1;
+    // grad_x is of no use then.
+    std::ptrdiff_t (*max_pool2d_backward)(const Pool2dShape& shape, T* grad_x, const T* grad_y,
+                                          const ImageStrides& grad_stride,
+                                          const std::int64_t* indices,
+                                          const ImageStrides& index_stride);
+    void (*avg_pool2d)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
+                       const ImageStrides& stride);
+    void (*avg_pool2d_backward)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* grad_x,
+                                const T* grad_y, const ImageStrides& stride);
+};
+
+// Maxima of integers are taken in integers.
+struct IntegerPool2dKernels {
+    void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
+                       const std::int64_t* x, const ImageStrides& stride);
+};
+
+template <Storage T>
+struct BoxesKernels {
+    // Rows of four elements, or one element a row.
+    void (*box_area)(T* area, BoxRows<T> boxes);
+    void (*box_convert)(T* converted, BoxRows<T> boxes, BoxFormat from, BoxFormat to);
+    // An element for every row of a and b, those of b next to each other.
+    void (*box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
 };
 
 // One family of kernels for every storage type.
@@ -107,11 +161,15 @@ struct KernelTable {
 struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
+    const PerDtype<SigmoidCrossEntropyKernels>& sigmoid_cross_entropy;
     const PerCompute<SoftmaxKernels>& softmax;
     const PerCompute<LogSumExpKernels>& logsumexp;
     const PerCompute<CrossEntropyKernels>& softmax_cross_entropy;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
+    const PerDtype<Pool2dKernels>& pool2d;
+    const IntegerPool2dKernels& integer_pool2d;
+    const PerDtype<BoxesKernels>& boxes;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

@@ -17,13 +17,6 @@ std::string shape_text(const std::vector<npy_intp>& shape) {
     return stableops::shape_text(static_cast<int>(shape.size()), shape.data());
 }
 
-Reduction reduction_of(const std::string& name) {
-    if (name == "mean") return Reduction::mean;
-    if (name == "sum") return Reduction::sum;
-    if (name == "none") return Reduction::none;
-    throw py::value_error("reduction='" + name + "' is not allowed; 'mean', 'sum' and 'none' are");
-}
-
 int single_axis(const py::object& axis, const Array& logits) {
     if (!PyIndex_Check(axis.ptr()))
         throw py::type_error("axis=" + text_of(axis) + " is not allowed; an int is");

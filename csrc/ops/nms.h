@@ -37,15 +37,11 @@
 // Non-Maximum Suppression", ICPR 2006.
 #include "../runtime/memory.h"
 #include "../runtime/parallel.h"
+#include "box_rows.h"
 #include "exact_iou.h"
 #include "order.h"
 
 namespace stableops {
-
-template <class T>
-struct Box {
-    T x1, y1, x2, y2;
-};
 
 template <class T>
 struct IouTest {
@@ -348,19 +344,6 @@ std::ptrdiff_t greedy(std::uint32_t* kept_positions, const Box<T>* boxes, std::p
         kept_positions[count++] = static_cast<std::uint32_t>(i);
     }
     return count;
-}
-
-template <class Isa, Storage T>
-[[gnu::always_inline]] inline Box<Compute<T>> load_box(BoxRows<T> boxes, std::ptrdiff_t i) {
-    const T* box = boxes.data + i * boxes.row_stride;
-    std::ptrdiff_t step = boxes.column_stride;
-    return {load_one<Isa>(box), load_one<Isa>(box + step), load_one<Isa>(box + 2 * step),
-            load_one<Isa>(box + 3 * step)};
-}
-
-template <class Isa>
-constexpr std::ptrdiff_t round_up(std::ptrdiff_t bytes) {
-    return (bytes + 63) / 64 * 64;
 }
 
 // `order` lists the candidates by score; writes the indices of the boxes kept, in this order.

@@ -12,39 +12,15 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../detection.h"
-#include "../runtime/memory.h"
-#include "../simd/vec.h"
+#include "box_rows.h"
 
 namespace stableops {
-
-// Memory for one call. Unlike the thread's scratch it is safe to hold across a parallel_for, and it
-// is given back, however large.
-template <class Isa>
-struct Workspace {
-    char* memory;
-
-    explicit Workspace(std::ptrdiff_t bytes)
-        : memory(static_cast<char*>(acquire_block(static_cast<std::size_t>(bytes)))) {}
-    ~Workspace() { release_block(memory); }
-    Workspace(const Workspace&) = delete;
-    Workspace& operator=(const Workspace&) = delete;
-};
 
 template <class Isa, class Key>
 struct Keyed {
     Key key;
     std::uint32_t index;
 };
-
-template <class Isa, Storage T>
-[[gnu::always_inline]] inline Compute<T> load_one(const T* p) {
-    if constexpr (std::is_same_v<T, Compute<T>>) {
-        return *p;
-    } else {
-        return load<Isa>(p, FirstLanes{1})[0];
-    }
-}
 
 template <class Isa>
 [[gnu::always_inline]] inline std::uint32_t descending_key(float score) {
