@@ -2,11 +2,10 @@
 // The arguments of softmax_cross_entropy behind the boundary.
 #include <cstdint>
 
+#include "reduction.h"
 #include "row_plan.h"
 
 namespace stableops {
-
-enum class Reduction { none, sum, mean };
 
 struct CrossEntropyArguments {
     const RowShape* shape;  // rows are samples in C order, columns are classes

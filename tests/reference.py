@@ -1,11 +1,13 @@
 """What is right: definitions in float64 or mpmath, written independently of csrc, and how to measure
 an error against them."""
 
+import functools
 from fractions import Fraction
 
 import ml_dtypes
 import mpmath
 import numpy as np
+from mpmath import mpf
 
 
 def ulp(x, dtype):
@@ -37,6 +39,90 @@ def relu_backward(grad_output, output):
     with np.errstate(invalid="ignore"):  # ml_dtypes warns of comparisons with NaN
         positive = output > 0
     return np.where(positive, grad_output, np.zeros((), np.asarray(grad_output).dtype))
+
+
+# Elementwise functions at one number, to 60 digits (more than 300 where x is tiny or huge).
+
+
+def _precise(function):
+    """Compute with enough bits for every digit of a float64 argument of any size."""
+
+    @functools.wraps(function)
+    def wrapper(*values):
+        with mpmath.workprec(2400 if any(0 < abs(v) < 1e-100 for v in values) else 300):
+            return function(*map(mpf, values))
+
+    return wrapper
+
+
+@_precise
+def sigmoid(x):
+    return 1 / (1 + mpmath.exp(-x))
+
+
+@_precise
+def softplus(x):
+    return mpmath.log1p(mpmath.exp(x)) if x < 0 else x + mpmath.log1p(mpmath.exp(-x))
+
+
+def log_sigmoid(x):
+    return -softplus(-x)
+
+
+@_precise
+def sigmoid_backward(grad_output, output):
+    return grad_output * output * (1 - output)
+
+
+@_precise
+def softplus_backward(grad_output, x):
+    return grad_output * sigmoid(x)
+
+
+@_precise
+def log_sigmoid_backward(grad_output, x):
+    return grad_output * sigmoid(-x)
+
+
+@_precise
+def sigmoid_cross_entropy(x, y, weight=1.0, pos_weight=1.0):
+    return weight * (pos_weight * y * softplus(-x) + (1 - y) * softplus(x))
+
+
+@_precise
+def sigmoid_cross_entropy_grad(x, y, weight=1.0, pos_weight=1.0):
+    return weight * ((1 - y) * sigmoid(x) - pos_weight * y * sigmoid(-x))
+
+
+def unit(exact, dtype):
+    """The unit in the last place of dtype next to the mpf `exact`."""
+    info = ml_dtypes.finfo(dtype)
+    lowest = int(np.frexp(np.float64(info.smallest_normal))[1])
+    exponent = max(int(mpmath.frexp(exact)[1]), lowest) if exact else lowest
+    return mpmath.ldexp(mpf(1), exponent - info.nmant - 1)
+
+
+def ulp_error(got, exact, dtype):
+    """|got - exact| in units in the last place, as a float; an overflowed result counts as 2^emax."""
+    top = mpmath.ldexp(mpf(1), int(np.frexp(np.float64(ml_dtypes.finfo(dtype).max))[1]))
+    got = float(got)
+    value = mpf(got) if np.isfinite(got) else mpmath.sign(mpf(got)) * top
+    with mpmath.workprec(300):
+        return float(abs(value - exact) / unit(exact, dtype)) if not np.isnan(got) else np.inf
+
+
+def worst_ulp_error(got, exact, dtype):
+    """The largest error of an array against a list of mpf, and where it is."""
+    errors = [ulp_error(g, e, dtype) for g, e in zip(np.ravel(got), exact, strict=True)]
+    where = int(np.argmax(errors))
+    return errors[where], where
+
+
+def rounded(x, dtype):
+    """The long double array x rounded to dtype once, to nearest even."""
+    step = ulp(x, dtype).astype(np.longdouble)
+    with np.errstate(over="ignore"):
+        return (np.rint(x / step) * step).astype(np.float64).astype(dtype)
 
 
 def exact_boxes(boxes):
@@ -85,6 +171,8 @@ def nms(
         if all(iou(boxes[i], boxes[j]) <= threshold for j in rivals):
             kept.append(i)
     return kept
+
+
 def window_starts(size, kernel, stride, padding, dilation, ceil_mode):
     """Where the windows of an axis start, in coordinates of the image without padding."""
     extent = (kernel - 1) * dilation + 1
