@@ -39,34 +39,33 @@ struct PoolAxis {
     static std::ptrdiff_t scaled(std::ptrdiff_t i, std::ptrdiff_t to, std::ptrdiff_t from) {
         return i * (to / from) + i * (to % from) / from;
     }
+    // Part i of `of` elements cut into `parts`.
+    static PoolSpan part(std::ptrdiff_t i, std::ptrdiff_t of, std::ptrdiff_t parts) {
+        const std::ptrdiff_t end = scaled(i + 1, of, parts);
+        const bool exact = (i + 1) * (of % parts) % parts == 0;
+        return {scaled(i, of, parts), exact ? end : end + 1};
+    }
     PoolSpan span(std::ptrdiff_t i) const {
-        if (adaptive) {
-            std::ptrdiff_t end = scaled(i + 1, source, result);
-            bool exact = (i + 1) * (source % result) % result == 0;
-            return {scaled(i, source, result), exact ? end : end + 1};
-        }
+        if (adaptive) return part(i, source, result);
         if (!backward) {
             std::ptrdiff_t start = i * stride - pad;
             return {larger<Isa>(start, 0), smaller<Isa>(start + kernel, source)};
         }
-        std::ptrdiff_t last = (i + pad) / stride;
+        std::ptrdiff_t last = quotient<Isa>(i + pad, stride);
         std::ptrdiff_t start = i + pad - kernel;
-        return {start < 0 ? 0 : start / stride + 1, smaller<Isa>(last + 1, source)};
+        return {start < 0 ? 0 : quotient<Isa>(start, stride) + 1, smaller<Isa>(last + 1, source)};
     }
     // How many elements window `o` counts along this axis.
     std::ptrdiff_t count(std::ptrdiff_t o) const {
-        PoolAxis forward = *this;
-        if (backward) {
-            forward.source = result;
-            forward.result = source;
-            forward.backward = false;
+        const std::ptrdiff_t image = backward ? result : source;
+        const std::ptrdiff_t windows = backward ? source : result;
+        if (adaptive) {
+            const PoolSpan inside = part(o, image, windows);
+            return inside.end - inside.begin;
         }
-        if (!adaptive && count_include_pad) {
-            std::ptrdiff_t start = o * stride - pad;
-            return smaller<Isa>(start + kernel, forward.source + pad) - start;
-        }
-        PoolSpan inside = forward.span(o);
-        return inside.end - inside.begin;
+        const std::ptrdiff_t start = o * stride - pad;
+        if (count_include_pad) return smaller<Isa>(start + kernel, image + pad) - start;
+        return smaller<Isa>(start + kernel, image) - larger<Isa>(start, 0);
     }
     // Windows on the same grid without the word "adaptive", where there is one.
     void make_regular() {

@@ -338,15 +338,16 @@ struct MaxPoolPlanes {
         return (smaller<Isa>(shape.kernel_h, most) - 1) * shape.dilation_h < slots;
     }
     bool looks_ahead() const {
-        return shape.kernel_h <= most &&
-               (shape.kernel_h - 1) * shape.dilation_h + shape.stride_h < slots;
+        return shape.dilation_h == 1 && shape.kernel_h <= most &&
+               shape.kernel_h + 2 * shape.stride_h < slots;
     }
-    // f(row) for the rows of the windows at oy.
+    // Where `looks_ahead`: f(row) for the rows of the windows at oy, from `next` on, which then is
+    // the first row after them.
     template <class F>
-    void for_each_row(std::ptrdiff_t oy, const F& f) const {
-        const Taps taps = rows_inside(oy);
-        for (std::ptrdiff_t r = taps.first; r < taps.end; ++r)
-            f(start(oy) + r * shape.dilation_h);
+    [[gnu::always_inline]] inline void for_new_rows(std::ptrdiff_t oy, std::ptrdiff_t& next,
+                                                    const F& f) const {
+        const std::ptrdiff_t end = smaller<Isa>(shape.height, start(oy) + shape.kernel_h);
+        for (next = larger<Isa>(next, start(oy)); next < end; ++next) f(next);
     }
 };
 
@@ -355,17 +356,18 @@ void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* 
                                   const ImageStrides& stride) {
     using Row = MaxPoolRow<Isa, T>;
     using I = typename Row::I;
+    using Ring = RowRing<Isa, T>;
     const std::ptrdiff_t row_offset = shape.dilation_h * shape.width;
     for_row_blocks<Isa>(
         shape.batch, shape.channels, shape.out_h,
         shape.out_w * shape.kernel_h * shape.kernel_w + 64, [&](RowRange<Isa> range) {
             MaxPoolPlanes<Isa, T> planes(shape, stride);
             const bool reuse = planes.reuses_rows();
-            const bool ahead = planes.looks_ahead() && !planes.ring.direct();
             const std::size_t line =
                 ScratchParts<Isa>::aligned(static_cast<std::size_t>(shape.out_w) * sizeof(I));
             ScratchParts<Isa> parts{
                 static_cast<char*>(thread_scratch(planes.ring.scratch_size() + 2 * line))};
+            const bool ahead = planes.looks_ahead() && !planes.ring.direct;
             planes.ring.use_scratch(parts, MaxPoolTypes<Isa, T>::lowest_element());
             I* first_column = parts.template take<I>(shape.out_w);
             for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox) {
@@ -379,7 +381,11 @@ void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* 
             row.row_offset = row_offset;
             while (range.next_plane()) {
                 planes.ring.set_plane(x + range.outer * stride.n + range.inner * stride.c);
+                std::ptrdiff_t copied = 0;
                 for (std::ptrdiff_t oy = range.first; oy < range.last; ++oy) {
+                    if (ahead && oy + 1 < range.last)
+                        planes.for_new_rows(oy + 1, copied,
+                                            [&](std::ptrdiff_t h) { planes.ring.row(h); });
                     const Taps taps = planes.rows_inside(oy);
                     const std::ptrdiff_t at = (range.plane() * shape.out_h + oy) * shape.out_w;
                     row.y = y + at;
@@ -394,12 +400,8 @@ void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* 
                         for (int k = 0; k < row.rows; ++k) {
                             const std::ptrdiff_t h = planes.start(oy) + (r + k) * shape.dilation_h;
                             row.row[k] =
-                                planes.ring.row_in_slot(h, reuse ? h % planes.slots : k);
+                                planes.ring.row_in_slot(h, reuse ? Ring::slot_of(h) : k);
                         }
-                        if (ahead && oy + 1 < range.last)
-                            planes.for_each_row(oy + 1, [&](std::ptrdiff_t h) {
-                                planes.ring.row(h);
-                            });
                         max_pool_row<Isa, step>(row, planes.windows);
                     }
                 }
@@ -464,6 +466,7 @@ void max_of_rows(T* y, const T* const* rows, int count, std::ptrdiff_t out_w) {
 template <class Isa, int step, class T>
 void max_pool_planes(const Pool2dShape& shape, T* y, const T* x, const ImageStrides& stride) {
     using Types = MaxPoolTypes<Isa, T>;
+    using Ring = RowRing<Isa, T>;
     for_row_blocks<Isa>(
         shape.batch, shape.channels, shape.out_h,
         shape.out_w * (shape.kernel_h + shape.stride_h * shape.kernel_w) + 64,
@@ -472,28 +475,36 @@ void max_pool_planes(const Pool2dShape& shape, T* y, const T* x, const ImageStri
             constexpr int most = planes.most;
             const bool reuse = planes.reuses_rows();
             const bool ahead = planes.looks_ahead();
-            RowRing<Isa, T> maxima;
+            Ring maxima;
             maxima.width = shape.out_w;
-            ScratchParts<Isa> parts{static_cast<char*>(
-                thread_scratch(planes.ring.scratch_size() + maxima.scratch_size()))};
+            const std::size_t rows_size = planes.ring.scratch_size();
+            ScratchParts<Isa> parts{
+                static_cast<char*>(thread_scratch(rows_size + maxima.scratch_size()))};
             planes.ring.use_scratch(parts, Types::lowest_element());
             maxima.use_scratch(parts, Types::lowest_element());
-            const auto reduced_row = [&](std::ptrdiff_t h, std::ptrdiff_t slot) {
-                T* line = maxima.copies + slot * maxima.pitch();
-                if (maxima.held[slot] != h) {
-                    maxima.held[slot] = h;
-                    const T* row = planes.ring.row(h);
-                    if (!max_of_row<Isa, step>(line, row, planes.windows)) {
-                        if constexpr (Types::has_nan)
-                            max_of_row_with_nan<Isa>(line, row, planes.windows);
-                    }
+            const auto reduce = [&](std::ptrdiff_t h, std::ptrdiff_t slot) {
+                T* line = maxima.copies + slot * maxima.pitch;
+                const T* row = planes.ring.row(h);
+                if (!max_of_row<Isa, step>(line, row, planes.windows)) {
+                    if constexpr (Types::has_nan)
+                        max_of_row_with_nan<Isa>(line, row, planes.windows);
                 }
-                return line;
             };
             while (range.next_plane()) {
                 planes.ring.set_plane(x + range.outer * stride.n + range.inner * stride.c);
                 maxima.set_plane(nullptr);
+                std::ptrdiff_t copied = 0, reduced = 0;
                 for (std::ptrdiff_t oy = range.first; oy < range.last; ++oy) {
+                    if (ahead) {
+                        const auto reduce_row = [&](std::ptrdiff_t h) {
+                            reduce(h, Ring::slot_of(h));
+                        };
+                        if (!planes.ring.direct && oy + 2 < range.last)
+                            planes.for_new_rows(oy + 2, copied,
+                                                [&](std::ptrdiff_t h) { planes.ring.row(h); });
+                        planes.for_new_rows(oy, reduced, reduce_row);
+                        if (oy + 1 < range.last) planes.for_new_rows(oy + 1, reduced, reduce_row);
+                    }
                     const Taps taps = planes.rows_inside(oy);
                     T* y_row = y + (range.plane() * shape.out_h + oy) * shape.out_w;
                     for (std::ptrdiff_t r = taps.first; r < taps.end; r += most) {
@@ -501,16 +512,13 @@ void max_pool_planes(const Pool2dShape& shape, T* y, const T* x, const ImageStri
                         const int count = static_cast<int>(smaller<Isa>(taps.end - r, most));
                         for (int k = 0; k < count; ++k) {
                             const std::ptrdiff_t h = planes.start(oy) + (r + k) * shape.dilation_h;
-                            rows[k] = reduced_row(h, reuse ? h % planes.slots : k);
+                            const std::ptrdiff_t slot = reuse ? Ring::slot_of(h) : k;
+                            if (!ahead && maxima.held[slot] != h) {
+                                maxima.held[slot] = h;
+                                reduce(h, slot);
+                            }
+                            rows[k] = maxima.copies + slot * maxima.pitch;
                         }
-                        if (ahead && oy + 2 < range.last && !planes.ring.direct())
-                            planes.for_each_row(oy + 2, [&](std::ptrdiff_t h) {
-                                planes.ring.row(h);
-                            });
-                        if (ahead && oy + 1 < range.last)
-                            planes.for_each_row(oy + 1, [&](std::ptrdiff_t h) {
-                                reduced_row(h, h % planes.slots);
-                            });
                         if (r == taps.first) {
                             max_of_rows<Isa, T, true>(y_row, rows, count, shape.out_w);
                         } else {

@@ -19,6 +19,15 @@ template <class Isa>
     return a > b ? a : b;
 }
 
+// n / d for n >= 0: strides and dilations are nearly always 1 or 2, and a division takes longer than
+// pooling a short row.
+template <class Isa>
+[[gnu::always_inline]] inline std::ptrdiff_t quotient(std::ptrdiff_t n, std::ptrdiff_t d) {
+    if (d == 1) return n;
+    if (d == 2) return n >> 1;
+    return n / d;
+}
+
 // A run of consecutive rows of consecutive planes: while (next_plane()) visits rows [first, last) of
 // plane (outer, inner).
 template <class Isa>
@@ -86,8 +95,9 @@ struct Taps {
 template <class Isa>
 [[gnu::always_inline]] inline Taps taps_inside(std::ptrdiff_t start, std::ptrdiff_t kernel,
                                                std::ptrdiff_t dilation, std::ptrdiff_t size) {
-    std::ptrdiff_t first = start >= 0 ? 0 : (dilation - 1 - start) / dilation;
-    std::ptrdiff_t end = start >= size ? 0 : (size - start + dilation - 1) / dilation;
+    std::ptrdiff_t first = start >= 0 ? 0 : quotient<Isa>(dilation - 1 - start, dilation);
+    std::ptrdiff_t end =
+        start >= size ? 0 : quotient<Isa>(size - start + dilation - 1, dilation);
     return {first, smaller<Isa>(kernel, end)};
 }
 
@@ -107,38 +117,41 @@ struct RowRing {
     T* copies = nullptr;
     std::ptrdiff_t* held = nullptr;  // which row a slot holds, -1 for none
 
-    bool direct() const { return stride_w == 1 && left == 0 && right <= width; }
+    // Set by scratch_size().
+    bool direct = true;
+    std::ptrdiff_t margin = 0;  // whole cache lines before column 0, so that whole lines are copied
+    std::ptrdiff_t pitch = 0;   // never a multiple of 4 KB, where all rows would share few cache sets
 
     static constexpr std::ptrdiff_t line = 64 / static_cast<std::ptrdiff_t>(sizeof(T));
-    // Whole cache lines before column 0, so that whole lines are copied.
-    std::ptrdiff_t margin() const { return (left + line - 1) / line * line; }
-    // Never a multiple of 4 KB, where all rows would share a few cache sets.
-    std::ptrdiff_t pitch() const {
-        return ((margin() + larger<Isa>(right, width) + line - 1) / line | 1) * line;
-    }
-    std::size_t scratch_size() const {
+
+    std::size_t scratch_size() {
         using Parts = ScratchParts<Isa>;
-        return Parts::aligned(static_cast<std::size_t>(slots * pitch()) * sizeof(T)) +
+        direct = stride_w == 1 && left == 0 && right <= width;
+        margin = (left + line - 1) / line * line;
+        pitch = ((margin + larger<Isa>(right, width) + line - 1) / line | 1) * line;
+        return Parts::aligned(static_cast<std::size_t>(slots * pitch) * sizeof(T)) +
                Parts::aligned(slots * sizeof(std::ptrdiff_t));
     }
     void use_scratch(ScratchParts<Isa>& parts, T padding) {
-        copies = parts.template take<T>(slots * pitch());
+        copies = parts.template take<T>(slots * pitch);
         held = parts.template take<std::ptrdiff_t>(slots);
         if (left > 0 || right > width)
-            for (std::ptrdiff_t i = 0; i < slots * pitch(); ++i) copies[i] = padding;
+            for (std::ptrdiff_t i = 0; i < slots * pitch; ++i) copies[i] = padding;
     }
     void set_plane(const T* p) {
         plane = p;
         for (std::ptrdiff_t slot = 0; slot < slots; ++slot) held[slot] = -1;
     }
 
+    static std::ptrdiff_t slot_of(std::ptrdiff_t y) { return y & (slots - 1); }
+
     // Column 0 of row y. It stays valid while rows within `slots` of it are asked for.
-    const T* row(std::ptrdiff_t y) { return row_in_slot(y, y % slots); }
+    const T* row(std::ptrdiff_t y) { return row_in_slot(y, slot_of(y)); }
     // The same where the caller says which slot is free.
     const T* row_in_slot(std::ptrdiff_t y, std::ptrdiff_t slot) {
         const T* source = plane + y * stride_h;
-        if (direct()) return source;
-        T* copy = copies + slot * pitch() + margin();
+        if (direct) return source;
+        T* copy = copies + slot * pitch + margin;
         if (held[slot] == y) return copy;
         held[slot] = y;
         if (stride_w == 1) {
