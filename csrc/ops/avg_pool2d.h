@@ -226,8 +226,11 @@ struct AvgPoolPass {
     std::ptrdiff_t divisors_length() const {
         return (backward ? w.source : w.result) + slack;
     }
-    // One result a plane: those of `planes` planes are finished together.
-    bool whole_planes() const { return !backward && h.result == 1 && w.result == 1; }
+    // One window a plane, all of it: the results of `planes` planes are finished together.
+    bool whole_planes() const {
+        return !backward && h.result == 1 && w.result == 1 && h.span(0).end == h.source &&
+               w.span(0).end == w.source;
+    }
     static constexpr std::ptrdiff_t planes = Vec<Isa, float>::size;
 
     // Window by window; else vectors of windows, which read the padding too.
