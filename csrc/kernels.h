@@ -5,10 +5,14 @@
 #include <cstdint>
 
 #include "conv2d_shape.h"
+#include "cross_entropy_plan.h"
+#include "detection.h"
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
 #include "pool2d_shape.h"
+#include "reduction.h"
+#include "row_plan.h"
 
 namespace stableops {
 
@@ -16,6 +20,44 @@ template <Storage T>
 struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+    void (*sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+    void (*log_sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*log_sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                                 const T* x);
+    void (*softplus)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*softplus_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                              const T* x);
+};
+
+// Loss and gradient in one pass; ops/sigmoid_cross_entropy.h tells what may be null.
+template <Storage T>
+struct SigmoidCrossEntropyKernels {
+    void (*sigmoid_cross_entropy)(const ElementwisePlan<6>& plan, T* loss, T* grad, LongSum* sums,
+                                  const T* logits, const T* labels, const T* weight,
+                                  const T* pos_weight, bool negatives, Reduction reduction);
+};
+
+// Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
+// rows are the pixels, their features the channels of a 1x1 kernel.
+template <Storage T>
+struct Conv2dKernels {
+    void (*conv2d)(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape);
+    void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape);
+    void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
+    void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
+};
+
+// Candidates are positions in boxes and scores; 32 bits hold them (the bindings refuse more).
+template <Storage T>
+struct NmsKernels {
+    std::ptrdiff_t (*descending_order)(std::uint32_t* order, Strided<T> scores, ScoreCut cut);
+    std::ptrdiff_t (*nms)(std::int64_t* kept, BoxRows<T> boxes, const std::uint32_t* order,
+                          std::ptrdiff_t count, double threshold, std::ptrdiff_t max_output);
+    std::ptrdiff_t (*batched_nms)(std::int64_t* kept, BoxRows<T> boxes,
+                                  Strided<std::int64_t> classes, const std::uint32_t* order,
+                                  std::ptrdiff_t count, double threshold,
+                                  std::ptrdiff_t max_output);
 };
 
 // Results are contiguous in the order that shape.channels_last names; strides are those of inputs.
@@ -42,14 +84,16 @@ struct IntegerPool2dKernels {
                        const std::int64_t* x, const ImageStrides& stride);
 };
 
-// Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
-// rows are the pixels, their features the channels of a 1x1 kernel.
 template <Storage T>
-struct Conv2dKernels {
-    void (*conv2d)(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape);
-    void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape);
-    void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
-    void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
+struct BoxesKernels {
+    // Rows of four elements, or one element a row.
+    void (*box_area)(T* area, BoxRows<T> boxes);
+    void (*box_convert)(T* converted, BoxRows<T> boxes, BoxFormat from, BoxFormat to);
+    // An element for every row of a and b, those of b next to each other.
+    void (*box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
 };
 
 // One family of kernels for every storage type.
@@ -74,6 +118,39 @@ struct PerDtype {
     }
 };
 
+// Reductions over rows. An operand carries its storage type, so there is one kernel for float64 and
+// one for everything that is computed in float32. The output may be an input itself.
+struct SoftmaxKernels {
+    // mask: booleans, or nullptr.
+    void (*softmax)(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                    const RowOperand* mask);
+    void (*log_softmax)(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                        const RowOperand* mask);
+    void (*softmax_backward)(const RowShape& shape, const RowOperand& grad_x,
+                             const RowOperand& grad_y, const RowOperand& y);
+    void (*log_softmax_backward)(const RowShape& shape, const RowOperand& grad_x,
+                                 const RowOperand& grad_y, const RowOperand& y);
+};
+
+struct LogSumExpKernels {
+    // y and sign have one value a row. sign may be nullptr; b are weights (or booleans), or nullptr.
+    void (*logsumexp)(const RowShape& shape, const RowOperand& y, const RowOperand* sign,
+                      const RowOperand& x, const RowOperand* b);
+    void (*logsumexp_backward)(const RowShape& shape, const RowOperand& grad_x,
+                               const RowOperand& grad_y, const RowOperand& x);
+};
+
+struct CrossEntropyKernels {
+    void (*softmax_cross_entropy)(const CrossEntropyArguments& arguments);
+};
+
+// One family of row kernels for each type that is computed in.
+template <class Family>
+struct PerCompute {
+    Family float64;
+    Family float32;
+};
+
 // The kernels of one family at one level, defined in isa/<family>.cpp and constant-initialised:
 // nothing compiled for a level may run before the CPU has been asked for it.
 template <class Isa, class Family>
@@ -84,9 +161,15 @@ struct KernelTable {
 struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
+    const PerDtype<SigmoidCrossEntropyKernels>& sigmoid_cross_entropy;
+    const PerCompute<SoftmaxKernels>& softmax;
+    const PerCompute<LogSumExpKernels>& logsumexp;
+    const PerCompute<CrossEntropyKernels>& softmax_cross_entropy;
+    const PerDtype<Conv2dKernels>& conv2d;
+    const PerDtype<NmsKernels>& nms;
     const PerDtype<Pool2dKernels>& pool2d;
     const IntegerPool2dKernels& integer_pool2d;
-    const PerDtype<Conv2dKernels>& conv2d;
+    const PerDtype<BoxesKernels>& boxes;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

@@ -1,8 +1,7 @@
 """Prints a digest of the bits of every operation's results on fixed inputs, as JSON.
 
 test_reproducibility.py runs it in processes of their own, one a SIMD level and number of threads,
-and compares. A family adds its operations to CASES: a name and a function of a seeded generator that
-returns arrays. Sizes are chosen so that several threads take part.
+and compares. A family adds its operations as functions marked @case. Sizes are chosen so that several threads take part.
 """
 
 import hashlib
@@ -13,8 +12,133 @@ import numpy as np
 
 import stableops as so
 
+CASES = {}
 
-def pool2d_case(rng, dtype):
+
+def case(function):
+    """Registers a function of a seeded generator that returns arrays, under its name."""
+    CASES[function.__name__] = function
+    return function
+
+
+@case
+def conv2d(rng):
+    x = rng.standard_normal((3, 40, 30, 33)).astype(np.float32)
+    w = rng.standard_normal((50, 20, 3, 3)).astype(np.float32)
+    b = rng.standard_normal(50).astype(np.float32)
+    settings = {"stride": (1, 2), "padding": ((1, 0), (2, 1)), "dilation": (2, 1), "groups": 2}
+    y = so.conv2d(x, w, b, **settings)
+    return [y, *so.conv2d_backward(y / 100, x, w, **settings)]
+
+
+@case
+def linear(rng):
+    x, w = rng.standard_normal((300, 500)), rng.standard_normal((170, 500))
+    y = so.linear(x, w)
+    return [y, *so.linear_backward(y, x, w)]
+
+
+def crowd(rng, n, dtype=np.float32):
+    """Boxes and scores as a detector makes them: n boxes around n / 10 objects."""
+    objects = max(1, n // 10)
+    size = np.exp(rng.normal(4, 0.8, (objects, 2)))
+    centre = rng.uniform(0, [1333, 800], (objects, 2))
+    of = rng.integers(0, objects, n)
+    centre = centre[of] + rng.normal(0, 0.12, (n, 2)) * size[of]
+    size = size[of] * np.exp(rng.normal(0, 0.12, (n, 2)))
+    boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    return boxes.astype(dtype), rng.random(n).astype(dtype)
+
+
+def logits(rng, dtype):
+    return (rng.standard_normal((5, 67, 301)) * 9).astype(dtype)
+
+
+ROW_FUNCTIONS = (so.softmax, so.log_softmax, so.logsumexp)
+ROW_DTYPES = (np.float32, np.float64)
+
+
+@case
+def softmax_and_logsumexp(rng):
+    axes = (0, 1, 2, (0, 2))
+    return [f(logits(rng, t), axis) for f in ROW_FUNCTIONS for t in ROW_DTYPES for axis in axes]
+
+
+@case
+def softmax_of_long_rows(rng):
+    rows = rng.standard_normal((2, 100_003)) * 9
+    return [f(rows.astype(dtype)) for f in ROW_FUNCTIONS for dtype in ROW_DTYPES]
+
+
+@case
+def logsumexp_next_to_0(rng):
+    return [so.logsumexp(so.log_softmax(logits(rng, dtype))) for dtype in ROW_DTYPES]
+
+
+@case
+def softmax_backward(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        g, x = logits(rng, dtype), logits(rng, dtype)
+        results += [
+            so.softmax_backward(g, so.softmax(x)),
+            so.log_softmax_backward(g, so.log_softmax(x)),
+            so.logsumexp_backward(g[..., 0], x, so.logsumexp(x)),
+        ]
+    return results
+
+
+@case
+def softmax_cross_entropy(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        for smoothing in (0, 0.1):
+            x, labels = logits(rng, dtype), rng.integers(0, 67, (5, 301))
+            settings = {"axis": 1, "label_smoothing": smoothing, "return_grad": True}
+            results += so.softmax_cross_entropy(x, labels, **settings)
+    return results
+
+
+@case
+def box_measures(rng):
+    boxes1, boxes2 = crowd(rng, 333)[0], crowd(rng, 1001)[0]
+    return [
+        so.box_iou(boxes1, boxes2),
+        so.generalized_box_iou(boxes1, boxes2),
+        so.distance_box_iou(boxes1, boxes2),
+        so.complete_box_iou(boxes1, boxes2),
+    ]
+
+
+@case
+def box_convert(rng):
+    return [
+        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
+        so.box_area(crowd(rng, 999, np.float64)[0]),
+    ]
+
+
+@case
+def nms(rng):
+    return [so.nms(*crowd(rng, 5000), 0.5)]
+
+
+@case
+def batched_nms(rng):
+    return [so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)]
+
+
+@case
+def relu(rng):
+    return [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))]
+
+
+@case
+def relu_backward(rng):
+    return [so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)]
+
+
+def pooling(rng, dtype):
     x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
     y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)
     mean = so.avg_pool2d(x, 3, 2, 1)
@@ -30,33 +154,37 @@ def pool2d_case(rng, dtype):
     ]
 
 
-def conv2d_case(rng):
-    x = rng.standard_normal((3, 40, 30, 33)).astype(np.float32)
-    w = rng.standard_normal((50, 20, 3, 3)).astype(np.float32)
-    b = rng.standard_normal(50).astype(np.float32)
-    settings = {"stride": (1, 2), "padding": ((1, 0), (2, 1)), "dilation": (2, 1), "groups": 2}
-    y = so.conv2d(x, w, b, **settings)
-    return [y, *so.conv2d_backward(y / 100, x, w, **settings)]
+@case
+def pool2d(rng):
+    dtypes = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
+    return [result for dtype in dtypes for result in pooling(rng, dtype)]
 
 
-def linear_case(rng):
-    x, w = rng.standard_normal((300, 500)), rng.standard_normal((170, 500))
-    y = so.linear(x, w)
-    return [y, *so.linear_backward(y, x, w)]
+@case
+def logistic_family(rng):
+    results = []
+    for dtype in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16):
+        x, g = (rng.standard_normal((2, 300, 1001)) * 9).astype(dtype)
+        for f in (so.sigmoid, so.log_sigmoid, so.softplus):
+            results.append(f(x))
+        results += [
+            so.sigmoid_backward(g, results[-3]),
+            so.log_sigmoid_backward(g, x),
+            so.softplus_backward(g, x),
+        ]
+    return results
 
 
-CASES = {
-    "conv2d": conv2d_case,
-    "linear": linear_case,
-    "pool2d bfloat16": lambda rng: pool2d_case(rng, ml_dtypes.bfloat16),
-    "pool2d float16": lambda rng: pool2d_case(rng, np.float16),
-    "pool2d float32": lambda rng: pool2d_case(rng, np.float32),
-    "pool2d float64": lambda rng: pool2d_case(rng, np.float64),
-    "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
-    "relu_backward": lambda rng: [
-        so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
-    ],
-}
+@case
+def sigmoid_cross_entropy(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        x, y, w = (rng.random((3, 70, 3001)) * 18 - 9).astype(dtype)
+        for reduction in ("none", "mean"):
+            results += so.sigmoid_cross_entropy(
+                x, y, weight=w, pos_weight=abs(w), reduction=reduction, return_grad=True
+            )
+    return results
 
 
 def digest(arrays):

@@ -1,5 +1,13 @@
 """Neural-network operations on NumPy arrays: right to the last digit, fast, the same bits everywhere."""
 
+from stableops._boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    complete_box_iou,
+    distance_box_iou,
+    generalized_box_iou,
+)
 from stableops._config import (
     active_isa,
     available_isas,
@@ -10,8 +18,19 @@ from stableops._config import (
 )
 from stableops._conv2d import conv2d, conv2d_backward
 from stableops._core import version as __version__
-from stableops._elementwise import relu, relu_backward
+from stableops._elementwise import (
+    log_sigmoid,
+    log_sigmoid_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softplus,
+    softplus_backward,
+)
 from stableops._linear import linear, linear_backward
+from stableops._logsumexp import logsumexp, logsumexp_backward
+from stableops._nms import batched_nms, nms
 from stableops._pool2d import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -20,6 +39,9 @@ from stableops._pool2d import (
     max_pool2d,
     max_pool2d_backward,
 )
+from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
+from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from stableops._softmax_cross_entropy import softmax_cross_entropy
 
 __all__ = [
     "__version__",
@@ -29,16 +51,38 @@ __all__ = [
     "available_isas",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batched_nms",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "complete_box_iou",
     "conv2d",
     "conv2d_backward",
+    "distance_box_iou",
     "empty_cache",
+    "generalized_box_iou",
     "get_num_threads",
     "linear",
     "linear_backward",
+    "log_sigmoid",
+    "log_sigmoid_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "logsumexp",
+    "logsumexp_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "nms",
     "relu",
     "relu_backward",
     "set_num_threads",
     "show_config",
+    "sigmoid",
+    "sigmoid_backward",
+    "sigmoid_cross_entropy",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
+    "softplus",
+    "softplus_backward",
 ]

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 version: str
@@ -15,8 +16,128 @@ def empty_cache() -> None: ...
 def cache_bytes_in_use() -> int: ...
 def cache_limit() -> int: ...
 def relu(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def sigmoid(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def log_sigmoid(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def softplus(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
 def relu_backward(
     grad_output: ArrayLike, output: ArrayLike, out: NDArray[Any] | None, /
+) -> Any: ...
+def sigmoid_backward(
+    grad_output: ArrayLike, output: ArrayLike, out: NDArray[Any] | None, /
+) -> Any: ...
+def log_sigmoid_backward(
+    grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
+) -> Any: ...
+def softplus_backward(grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def logsumexp(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    keepdims: bool,
+    where: ArrayLike | None,
+    b: ArrayLike | None,
+    return_sign: bool,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def logsumexp_backward(
+    grad_output: ArrayLike,
+    x: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int,
+    weight: ArrayLike | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+    return_grad: bool,
+    /,
+) -> Any: ...
+def conv2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: int,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def conv2d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: int,
+    output_mask: object,
+    /,
+) -> tuple[Any, Any, Any]: ...
+def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, /) -> Any: ...
+def linear_backward(
+    grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, output_mask: object, /
+) -> tuple[Any, Any, Any]: ...
+def nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    iou_threshold: float,
+    max_output: int | None,
+    score_threshold: float | None,
+    /,
+) -> NDArray[np.int64]: ...
+def batched_nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    idxs: ArrayLike,
+    iou_threshold: float,
+    max_output: int | None,
+    score_threshold: float | None,
+    /,
+) -> NDArray[np.int64]: ...
+def sigmoid_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    weight: ArrayLike | None,
+    pos_weight: ArrayLike | None,
+    negatives: bool,
+    reduction: str,
+    return_grad: bool,
+    /,
 ) -> Any: ...
 def max_pool2d(
     input: ArrayLike,
@@ -58,29 +179,9 @@ def adaptive_avg_pool2d(
 def adaptive_avg_pool2d_backward(
     grad_output: ArrayLike, input_shape: Sequence[SupportsIndex], /
 ) -> Any: ...
-def conv2d(
-    input: ArrayLike,
-    weight: ArrayLike,
-    bias: ArrayLike | None,
-    stride: object,
-    padding: object,
-    dilation: object,
-    groups: int,
-    out: NDArray[Any] | None,
-    /,
-) -> Any: ...
-def conv2d_backward(
-    grad_output: ArrayLike,
-    input: ArrayLike,
-    weight: ArrayLike,
-    stride: object,
-    padding: object,
-    dilation: object,
-    groups: int,
-    output_mask: object,
-    /,
-) -> tuple[Any, Any, Any]: ...
-def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, /) -> Any: ...
-def linear_backward(
-    grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, output_mask: object, /
-) -> tuple[Any, Any, Any]: ...
+def box_area(boxes: ArrayLike, /) -> Any: ...
+def box_convert(boxes: ArrayLike, in_fmt: str, out_fmt: str, /) -> Any: ...
+def box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def generalized_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def distance_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def complete_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...

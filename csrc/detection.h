@@ -1,0 +1,32 @@
+#pragma once
+// The plain structs that bindings and kernels of the detection families share.
+#include <cstddef>
+
+namespace stableops {
+
+// Boxes as rows of coordinates, strides in elements.
+template <class T>
+struct BoxRows {
+    const T* data;
+    std::ptrdiff_t count;
+    std::ptrdiff_t row_stride;
+    std::ptrdiff_t column_stride;
+};
+
+// A strided vector.
+template <class T>
+struct Strided {
+    const T* data;
+    std::ptrdiff_t count;
+    std::ptrdiff_t stride;
+};
+
+enum class BoxFormat { xyxy, xywh, cxcywh };
+
+// Which scores take part: all, NaN included, or those above `minimum`, which NaN is not.
+struct ScoreCut {
+    bool all;
+    double minimum;
+};
+
+}  // namespace stableops
