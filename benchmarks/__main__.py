@@ -15,7 +15,7 @@ from benchmarks.cases import FAMILIES, UnknownCase, select
 from benchmarks.peers import OURS, PEERS, Peer
 
 RESULTS = Path("benchmarks/results")
-QUICK_SECONDS = 140.0
+QUICK_SECONDS = 120.0
 """For the rounds; with starting the libraries and the report a quick run ends within 3 minutes."""
 
 
@@ -30,7 +30,7 @@ def thread_list(text: str) -> list[int]:
         counts = []
     if not counts or min(counts) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: positive numbers separated by commas")
-    return counts
+    return sorted(set(counts))
 
 
 def family_list(text: str) -> list[str]:

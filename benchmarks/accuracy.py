@@ -12,6 +12,7 @@ from mpmath import mpf
 from benchmarks import exact
 from benchmarks.cases import NCHW
 from benchmarks.peers import Peer
+from benchmarks.summary import in_order
 from benchmarks.worker import LibraryError, NotOffered, Worker, WorkerLost, stopping
 
 TIMEOUT = 120.0
@@ -358,7 +359,7 @@ def error_text(error: dict[str, Any] | None) -> str:
 
 
 def accuracy_table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    libraries = list(dict.fromkeys(name for e in data["accuracy"] for name in e["errors"]))
+    libraries = in_order(name for entry in data["accuracy"] for name in entry["errors"])
     cells = [
         [
             entry["operation"],

@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.accuracy import evaluate
 from benchmarks.cases import CHANNELS_LAST, NCHW, TRANSPOSED
 from benchmarks.peers import Peer
+from benchmarks.summary import in_order
 from benchmarks.worker import Worker, stopping
 
 THREADS = (1, 2, 4)
@@ -152,7 +153,7 @@ def verdict(changes: Any) -> dict[str, str]:
 
 def reproducibility_table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     answers = data["reproducibility"]
-    libraries = list(dict.fromkeys(name for by_name in answers.values() for name in by_name))
+    libraries = in_order(name for by_name in answers.values() for name in by_name)
     cells = [
         [
             QUESTIONS[question],

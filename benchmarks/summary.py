@@ -6,10 +6,19 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.peers import OURS
+from benchmarks.peers import OURS, PEERS
 from benchmarks.timing import NOT_OFFERED, SLOW, TIMED, UNUSABLE
 
 Row = dict[str, Any]
+
+RESTLESS = 0.25
+"""A spread that other work on the machine explains better than the library does."""
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Each name once, stableops first and the others as in `PEERS`."""
+    places = {peer.name: i for i, peer in enumerate(PEERS)}
+    return sorted(dict.fromkeys(names), key=lambda name: places.get(name, len(places)))
 
 
 def our_time(row: Row) -> float | None:
@@ -92,7 +101,7 @@ HEADINGS = ("case", "threads", "% of limit", "best peer / stableops", "best peer
 
 def table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the full table."""
-    libraries = list(dict.fromkeys(name for row in data["rows"] for name in row["results"]))
+    libraries = in_order(name for row in data["rows"] for name in row["results"])
     cells = []
     for row in data["rows"]:
         best = best_peer(row)
@@ -100,7 +109,7 @@ def table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             [
                 row["case"],
                 str(row["threads"]),
-                optional(percent_of_limit(row), "{:.0f}"),
+                optional(percent_of_limit(row), "{:.2g}"),
                 optional(ratio(row), "{:.2f}"),
                 best[0] if best else "-",
                 *(result_text(row["results"].get(name)) for name in libraries),
@@ -138,7 +147,19 @@ def notes(data: dict[str, Any]) -> list[str]:
     if data["interrupted"]:
         lines.append("interrupted before the end")
     if data["left_out"]:
-        lines.append(f"{len(data['left_out'])} cases left out for lack of time")
+        lines.append(f"{len(data['left_out'])} cases not reached")
+    spreads = [
+        result["spread"]
+        for row in data["rows"]
+        for result in row["results"].values()
+        if result["status"] == TIMED
+    ]
+    restless = sum(spread > RESTLESS for spread in spreads)
+    if 10 * restless > len(spreads):
+        lines.append(
+            f"{restless} of {len(spreads)} times vary by more than {RESTLESS:.0%} between rounds: "
+            "the machine was not quiet"
+        )
     places: dict[tuple[str, str, str], list[str]] = {}
     for row in data["rows"]:
         for name, result in row["results"].items():

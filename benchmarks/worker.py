@@ -95,6 +95,7 @@ class Worker:
             return self.unusable is None
         try:
             self.version = self._receive(START_TIMEOUT)
+            self._signal("SIGSTOP")
         except (LibraryError, WorkerLost) as error:
             self.stop()
             self.unusable = f"does not start: {error}"
@@ -103,11 +104,22 @@ class Worker:
     def ask(self, command: str, timeout: float, *arguments: Any) -> Any:
         if not self.ready():
             raise LibraryError(self.unusable)
+        self._signal("SIGCONT")
         try:
             self.connection.send((command, arguments))
         except OSError:
             self._lost()
-        return self._receive(timeout)
+        try:
+            return self._receive(timeout)
+        finally:
+            self._signal("SIGSTOP")
+
+    def _signal(self, name: str) -> None:
+        """Let the process run only while it is asked: ONNX Runtime's threads spin for 20 ms after
+        a call, on processors that belong to the next library in turn."""
+        number = getattr(signal, name, None)
+        if number and self.process:
+            os.kill(self.process.pid, number)
 
     def _receive(self, timeout: float) -> Any:
         try:

@@ -17,15 +17,13 @@ constexpr Kernels kernels_of(const char* level) {
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
         .sigmoid_cross_entropy = KernelTable<Isa, PerDtype<SigmoidCrossEntropyKernels>>::kernels,
         .softmax = KernelTable<Isa, PerCompute<SoftmaxKernels>>::kernels,
+        .logsumexp = KernelTable<Isa, PerCompute<LogSumExpKernels>>::kernels,
         .softmax_cross_entropy = KernelTable<Isa, PerCompute<CrossEntropyKernels>>::kernels,
         .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
         .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,
         .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
         .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
         .boxes = KernelTable<Isa, PerDtype<BoxesKernels>>::kernels,
-        .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
-        .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
-        .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
     };
 }
 

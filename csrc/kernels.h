@@ -4,14 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cross_entropy_plan.h"
 #include "conv2d_shape.h"
+#include "cross_entropy_plan.h"
 #include "detection.h"
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
-#include "reduction.h"
 #include "pool2d_shape.h"
+#include "reduction.h"
 #include "row_plan.h"
 
 namespace stableops {
@@ -82,6 +82,8 @@ struct Pool2dKernels {
 struct IntegerPool2dKernels {
     void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
                        const std::int64_t* x, const ImageStrides& stride);
+};
+
 template <Storage T>
 struct BoxesKernels {
     // Rows of four elements, or one element a row.
@@ -92,16 +94,6 @@ struct BoxesKernels {
     void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
     void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
     void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
-};
-
-// Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
-// rows are the pixels, their features the channels of a 1x1 kernel.
-template <Storage T>
-struct Conv2dKernels {
-    void (*conv2d)(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape);
-    void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape);
-    void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
-    void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
 };
 
 // One family of kernels for every storage type.
@@ -140,6 +132,14 @@ struct SoftmaxKernels {
                                  const RowOperand& grad_y, const RowOperand& y);
 };
 
+struct LogSumExpKernels {
+    // y and sign have one value a row. sign may be nullptr; b are weights (or booleans), or nullptr.
+    void (*logsumexp)(const RowShape& shape, const RowOperand& y, const RowOperand* sign,
+                      const RowOperand& x, const RowOperand* b);
+    void (*logsumexp_backward)(const RowShape& shape, const RowOperand& grad_x,
+                               const RowOperand& grad_y, const RowOperand& x);
+};
+
 struct CrossEntropyKernels {
     void (*softmax_cross_entropy)(const CrossEntropyArguments& arguments);
 };
@@ -163,15 +163,13 @@ struct Kernels {
     const PerDtype<ElementwiseKernels>& elementwise;
     const PerDtype<SigmoidCrossEntropyKernels>& sigmoid_cross_entropy;
     const PerCompute<SoftmaxKernels>& softmax;
+    const PerCompute<LogSumExpKernels>& logsumexp;
     const PerCompute<CrossEntropyKernels>& softmax_cross_entropy;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
     const PerDtype<Pool2dKernels>& pool2d;
     const IntegerPool2dKernels& integer_pool2d;
     const PerDtype<BoxesKernels>& boxes;
-    const PerDtype<Pool2dKernels>& pool2d;
-    const IntegerPool2dKernels& integer_pool2d;
-    const PerDtype<Conv2dKernels>& conv2d;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

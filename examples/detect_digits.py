@@ -33,7 +33,7 @@ def main() -> None:
 
     # A lower threshold finds more digits and more things that are none.
     print("\nprobability above   windows   boxes   read right   misread   missed   false alarms")
-    for threshold in (0.5, 0.8, 0.95, 0.99):
+    for threshold in (0.5, 0.8, 0.9, 0.95, 0.99):
         candidates = slide(net, page.ink, threshold=threshold)
         kept = suppress(candidates)
         outcome = compare(kept, page)

@@ -12,6 +12,11 @@ import numpy as np
 
 import stableops as so
 
+
+def logits(rng, dtype):
+    return (rng.standard_normal((5, 67, 301)) * 9).astype(dtype)
+
+
 CASES = {}
 
 
@@ -23,23 +28,6 @@ def case(function):
 
 @case
 def conv2d(rng):
-def pool2d_case(rng, dtype):
-    x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
-    y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)
-    mean = so.avg_pool2d(x, 3, 2, 1)
-    adaptive = so.adaptive_avg_pool2d(x, (7, 5))
-    return [
-        y,
-        indices,
-        mean,
-        adaptive,
-        so.max_pool2d_backward(y, indices, x.shape),
-        so.avg_pool2d_backward(mean, x.shape, 3, 2, 1),
-        so.adaptive_avg_pool2d_backward(adaptive, x.shape),
-    ]
-
-
-def conv2d_case(rng):
     x = rng.standard_normal((3, 40, 30, 33)).astype(np.float32)
     w = rng.standard_normal((50, 20, 3, 3)).astype(np.float32)
     b = rng.standard_normal(50).astype(np.float32)
@@ -92,10 +80,65 @@ CASES = {
     "pool2d float32": lambda rng: pool2d_case(rng, np.float32),
     "pool2d float64": lambda rng: pool2d_case(rng, np.float64),
     "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
+    "softmax": lambda rng: [
+        f(x, axis)
+        for x in (logits(rng, np.float32), logits(rng, np.float64))
+        for f in (so.softmax, so.log_softmax, so.logsumexp)
+        for axis in (0, 1, 2, (0, 2))
+    ],
+    "softmax of long rows": lambda rng: [
+        f((rng.standard_normal((2, 100_003)) * 9).astype(dtype))
+        for f in (so.softmax, so.log_softmax, so.logsumexp)
+        for dtype in (np.float32, np.float64)
+    ],
+    "logsumexp next to 0": lambda rng: [
+        so.logsumexp(so.log_softmax(logits(rng, dtype))) for dtype in (np.float32, np.float64)
+    ],
+    "softmax_backward": lambda rng: [
+        backward(logits(rng, dtype), f(logits(rng, dtype)))
+        for f, backward in (
+            (so.softmax, so.softmax_backward),
+            (so.log_softmax, so.log_softmax_backward),
+        )
+        for dtype in (np.float32, np.float64)
+    ],
+    "softmax_cross_entropy": lambda rng: [
+        result
+        for dtype in (np.float32, np.float64)
+        for smoothing in (0, 0.1)
+        for result in so.softmax_cross_entropy(
+            logits(rng, dtype),
+            rng.integers(0, 67, (5, 301)),
+            axis=1,
+            label_smoothing=smoothing,
+            return_grad=True,
+        )
+    ],
     "relu_backward": lambda rng: [
         so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
     ],
 }
+
+
+@case
+def box_measures(rng):
+    boxes1, boxes2 = crowd(rng, 333)[0], crowd(rng, 1001)[0]
+    return [
+        so.box_iou(boxes1, boxes2),
+        so.generalized_box_iou(boxes1, boxes2),
+        so.distance_box_iou(boxes1, boxes2),
+        so.complete_box_iou(boxes1, boxes2),
+    ]
+
+
+@case
+def box_convert(rng):
+    return [
+        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
+        so.box_area(crowd(rng, 999, np.float64)[0]),
+    ]
+
+
 @case
 def nms(rng):
     return [so.nms(*crowd(rng, 5000), 0.5)]
@@ -133,18 +176,9 @@ def pooling(rng, dtype):
 
 
 @case
-def pool2d_float64(rng):
-    return pooling(rng, np.float64)
-
-
-@case
-def pool2d_float32(rng):
-    return pooling(rng, np.float32)
-
-
-@case
-def pool2d_float16(rng):
-    return pooling(rng, np.float16)
+def pool2d(rng):
+    dtypes = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
+    return [result for dtype in dtypes for result in pooling(rng, dtype)]
 
 
 def digest(arrays):

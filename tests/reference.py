@@ -171,6 +171,8 @@ def nms(
         if all(iou(boxes[i], boxes[j]) <= threshold for j in rivals):
             kept.append(i)
     return kept
+
+
 def window_starts(size, kernel, stride, padding, dilation, ceil_mode):
     """Where the windows of an axis start, in coordinates of the image without padding."""
     extent = (kernel - 1) * dilation + 1

@@ -32,11 +32,13 @@ class Row:
 
     def softmax(self):
         with mp.workprec(PRECISION):
-            return [self.exp[v] / self.sum for v in self.values]
+            quotients = {v: e / self.sum for v, e in self.exp.items()}
+            return [quotients[v] for v in self.values]
 
     def log_softmax(self):
         with mp.workprec(PRECISION):
-            return [self.distance[v] - self.log_sum for v in self.values]
+            differences = {v: d - self.log_sum for v, d in self.distance.items()}
+            return [differences[v] for v in self.values]
 
     def logsumexp(self):
         with mp.workprec(PRECISION):
@@ -117,13 +119,15 @@ def adversarial_rows(dtype):
     largest, tiny = float(info.max), float(info.smallest_subnormal)
     rng = np.random.default_rng(7)
     rows = {}
-    for t in np.arange(0, 800.5, 12.5):
+    for t in (0.0, 12.5, 50.0, 100.0, 700.0, 800.0):
         for k in (1, 9, 999):
             rows[f"dominant by {t} over {k}"] = [t] + [0.0] * k
     rows["two tops"] = [3.0, 3.0, 1.0]
     one = np.ones((), dtype)
-    rows["one ulp apart"] = [float(np.nextafter(one, one + one)) if dtype != ml_dtypes.bfloat16
-                             else 1.0078125, 1.0]
+    rows["one ulp apart"] = [
+        float(np.nextafter(one, one + one)) if dtype != ml_dtypes.bfloat16 else 1.0078125,
+        1.0,
+    ]
     rows["max, -max"] = [largest, -largest]
     rows["-max, max, 0"] = [-largest, largest, 0.0]
     rows["max, max"] = [largest, largest]
@@ -146,3 +150,10 @@ def adversarial_rows(dtype):
     rows["one column"] = [-7.25]
     with np.errstate(over="ignore"):
         return {name: np.array(x, np.float64).astype(dtype) for name, x in rows.items()}
+
+
+def dominated_rows(k):
+    """A batch of float64 rows [t, 0 x k] for t from 0 to 800."""
+    x = np.zeros((1601, k + 1))
+    x[:, 0] = np.arange(0, 800.5, 0.5)
+    return x

@@ -81,7 +81,7 @@ def test_objects_of_a_level_export_only_their_own(tag):
             kind, name = line[17:].split(" ", 1)
             if kind == "U":
                 assert ALLOWED_CALLS.search(name), f"{path.name} ({tag}) calls {name}"
-            elif kind.isupper() and kind != "A" or kind in "uvw":
+            elif (kind.isupper() and kind != "A") or kind in "uvw":
                 if ALLOWED_CALLS.search(name):
                     continue
                 assert re.search(rf"isa(::|\d+){tag}", name), f"{path.name} ({tag}) exports {name}"
@@ -92,4 +92,6 @@ def test_objects_of_a_level_export_only_their_own(tag):
         ).stdout
         if "asan" in path.parts:
             continue  # registers its globals at load
-        assert ".init_array" not in sections and ".ctors" not in sections, f"{path} runs code at load"
+        assert ".init_array" not in sections and ".ctors" not in sections, (
+            f"{path} runs code at load"
+        )

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 from reference import same_bits
-from reference_rows import PRECISION, adversarial_rows, bound, error, number, row, worst_error
+from reference_rows import (
+    PRECISION,
+    adversarial_rows,
+    bound,
+    dominated_rows,
+    error,
+    number,
+    row,
+    worst_error,
+)
 from strategies import FLOAT_DTYPES, LAYOUTS, arrays, finite, laid_out
 
 import stableops as so
@@ -46,6 +55,23 @@ def test_adversarial_rows(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("k", [1, 9, 999])
+def test_dominated_rows(k, dtype):
+    x = dominated_rows(k).astype(dtype)
+    for label in (0, k):
+        labels = np.full(len(x), label)
+        losses, gradients = so.softmax_cross_entropy(x, labels, reduction="none", return_grad=True)
+        for i in range(len(x)):
+            exact = row(x[i])
+            loss = -exact.log_softmax()[label]
+            p = exact.softmax()
+            with mp.workprec(PRECISION):
+                gradient = [p[c] - int(c == label) for c in (0, k)]
+            assert error(losses[i], loss, dtype) <= bound(1.0, 1.5, dtype)
+            assert worst_error(gradients[i, [0, k]], gradient, dtype) <= bound(1.0, 2.0, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 @given(data=st.data())
 def test_any_finite_row(dtype, data):
     x = data.draw(arrays(dtype, min_dims=1, max_dims=1, elements=finite(dtype)))
@@ -68,7 +94,11 @@ def test_smoothing_weights_and_soft_labels(smoothing, scale, dtype):
         for label in (int(np.argmax(x)), 0, soft, hot):
             for weight in (None, w):
                 got = so.softmax_cross_entropy(
-                    x, label, weight=weight, label_smoothing=smoothing, reduction="sum",
+                    x,
+                    label,
+                    weight=weight,
+                    label_smoothing=smoothing,
+                    reduction="sum",
                     return_grad=True,
                 )
                 v = exact_weights(n, label, smoothing, weight)
@@ -217,8 +247,10 @@ def test_special_values():
     assert so.softmax_cross_entropy([largest, -largest], 0) == 0
     assert so.softmax_cross_entropy([largest, -largest], 1) == np.inf
     assert so.softmax_cross_entropy([largest, -largest], [0.5, 0.25]) == largest / 2
-    assert so.softmax_cross_entropy([[largest, -largest]], [1], weight=[1, 0.25],
-                                    reduction="sum") == largest / 2
+    assert (
+        so.softmax_cross_entropy([[largest, -largest]], [1], weight=[1, 0.25], reduction="sum")
+        == largest / 2
+    )
 
 
 def test_ignored_samples():
@@ -279,8 +311,9 @@ def test_axis_and_layouts(kind, dtype, layout):
         )
     for i in (0, 50, 104):
         alone = so.softmax_cross_entropy(rows[i], row_labels[i], reduction="sum", **options)
-        assert same_bits(alone, so.softmax_cross_entropy(
-            rows, row_labels, reduction="none", **options)[i])
+        assert same_bits(
+            alone, so.softmax_cross_entropy(rows, row_labels, reduction="none", **options)[i]
+        )
 
 
 def test_long_rows(threads):

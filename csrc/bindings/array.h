@@ -89,6 +89,9 @@ std::string text_of(const py::handle& value);
 // Axes of an `axis` argument (int, tuple of ints, None for all), non-negative, ascending.
 std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* name);
 
+// The `reduction` argument of a loss: "mean", "sum" or "none", else ValueError.
+Reduction reduction_of(const std::string& name);
+
 // ValueError unless the two have the same shape.
 void check_same_shape(const Array& a, const char* a_name, const Array& b, const char* b_name);
 

@@ -83,7 +83,8 @@ void plan_rows(const ReducedAxes& axes, RowShape& shape, std::initializer_list<R
         std::ptrdiff_t step[8];
         int k = 0;
         for (const RowArray& a : arrays) {
-            const bool per_row = a.array->ndim() != axes.ndim;
+            const bool per_row =
+                a.array->ndim() != axes.ndim || a.array->shape()[d] != x.shape()[d];
             step[k] = reduced && per_row ? 0 : stride_along(axes, *a.array, d);
             const std::ptrdiff_t* stride =
                 reduced ? a.operand->reduced_stride : a.operand->kept_stride;

@@ -37,11 +37,17 @@ std::string position_text(const Array& labels, std::ptrdiff_t flat) {
     return text + "]";
 }
 
-void check_indices(const Array& labels, std::ptrdiff_t classes, std::int64_t ignore_index) {
+// Labels that were unsigned are out of range where they are negative now.
+void check_indices(const Array& labels, bool were_unsigned, std::ptrdiff_t classes,
+                   std::int64_t ignore_index) {
     const std::int64_t* k = labels.data<const std::int64_t>();
     for (std::ptrdiff_t i = 0; i < labels.size(); ++i) {
-        if ((k[i] >= 0 && k[i] < classes) || k[i] == ignore_index) continue;
-        throw py::index_error(position_text(labels, i) + " is " + std::to_string(k[i]) +
+        if (k[i] >= 0 && k[i] < classes) continue;
+        const bool wrapped = were_unsigned && k[i] < 0;
+        if (k[i] == ignore_index && !wrapped) continue;
+        throw py::index_error(position_text(labels, i) + " is " +
+                              (wrapped ? std::to_string(static_cast<std::uint64_t>(k[i]))
+                                       : std::to_string(k[i])) +
                               "; allowed are 0 to " + std::to_string(classes - 1) +
                               " and ignore_index=" + std::to_string(ignore_index));
     }
@@ -93,7 +99,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
         }
     } else if (same_shape(any_labels, kept)) {
         indices = contiguous(as_int64_array(labels_array, "labels"));
-        check_indices(indices, classes, ignore_index);
+        check_indices(indices, PyTypeNum_ISUNSIGNED(labels_type), classes, ignore_index);
         arguments.indices = indices.data<const std::int64_t>();
     } else {
         throw py::value_error(

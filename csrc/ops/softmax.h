@@ -167,6 +167,16 @@ struct Exponentials<Isa, double> {
     }
 };
 
+// hi + lo of a Number.
+template <class Isa>
+[[gnu::always_inline]] inline Pair<Isa> parts(Vec<Isa, double> a) {
+    return {a, Vec<Isa, double>::zero()};
+}
+template <class Isa>
+[[gnu::always_inline]] inline Pair<Isa> parts(Pair<Isa> a) {
+    return a;
+}
+
 // R, the sum of the exponentials of all elements below the maximum, and c, the number of those that
 // equal it.
 template <class Isa, class C>

@@ -66,16 +66,6 @@ struct LossWriter {
     }
 };
 
-// hi + lo of a Number.
-template <class Isa>
-[[gnu::always_inline]] inline Pair<Isa> parts(Vec<Isa, double> a) {
-    return {a, Vec<Isa, double>::zero()};
-}
-template <class Isa>
-[[gnu::always_inline]] inline Pair<Isa> parts(Pair<Isa> a) {
-    return a;
-}
-
 // weight ((m - x) + log_sum), where the difference of two finite doubles may overflow although the
 // product does not; zero weight drops it.
 template <class Isa>

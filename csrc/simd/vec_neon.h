@@ -59,6 +59,13 @@ template <class Isa, class T>
     for (int i = 0; i < count; ++i) v.raw[i] = p[i];
     return v;
 }
+// Lanes [begin, end) from p[begin] ... p[end - 1], `fill` in the others, whose memory is not read.
+template <class Isa, class T>
+[[gnu::always_inline]] inline Vec<Isa, T> load_within(const T* p, int begin, int end, T fill) {
+    Vec<Isa, T> v = Vec<Isa, T>::splat(fill);
+    for (int i = begin; i < end; ++i) v.raw[i] = p[i];
+    return v;
+}
 template <class Isa, class T>
 [[gnu::always_inline]] inline void store_first(T* p, Vec<Isa, T> v, int count) {
     for (int i = 0; i < count; ++i) p[i] = v.raw[i];

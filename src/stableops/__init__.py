@@ -28,12 +28,9 @@ from stableops._elementwise import (
     softplus,
     softplus_backward,
 )
-from stableops._elementwise import relu, relu_backward
-from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
-from stableops._softmax_cross_entropy import softmax_cross_entropy
 from stableops._linear import linear, linear_backward
+from stableops._logsumexp import logsumexp, logsumexp_backward
 from stableops._nms import batched_nms, nms
-from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
 from stableops._pool2d import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -42,6 +39,9 @@ from stableops._pool2d import (
     max_pool2d,
     max_pool2d_backward,
 )
+from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
+from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from stableops._softmax_cross_entropy import softmax_cross_entropy
 
 __all__ = [
     "__version__",
@@ -62,6 +62,10 @@ __all__ = [
     "empty_cache",
     "generalized_box_iou",
     "get_num_threads",
+    "log_softmax",
+    "log_softmax_backward",
+    "logsumexp",
+    "logsumexp_backward",
     "linear",
     "linear_backward",
     "log_sigmoid",

@@ -28,8 +28,7 @@ def sigmoid_backward(
 def log_sigmoid_backward(
     grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
 ) -> Any: ...
-def softplus_backward(
-    grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
+def softplus_backward(grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
 def softmax(
     x: ArrayLike,
     axis: int | tuple[int, ...] | None,
@@ -53,6 +52,24 @@ def softmax_backward(
 ) -> Any: ...
 def log_softmax_backward(
     grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def logsumexp(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    keepdims: bool,
+    where: ArrayLike | None,
+    b: ArrayLike | None,
+    return_sign: bool,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def logsumexp_backward(
+    grad_output: ArrayLike,
+    x: ArrayLike,
     output: ArrayLike,
     axis: int | tuple[int, ...] | None,
     out: NDArray[Any] | None,
@@ -168,29 +185,3 @@ def box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def generalized_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def distance_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def complete_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
-def conv2d(
-    input: ArrayLike,
-    weight: ArrayLike,
-    bias: ArrayLike | None,
-    stride: object,
-    padding: object,
-    dilation: object,
-    groups: int,
-    out: NDArray[Any] | None,
-    /,
-) -> Any: ...
-def conv2d_backward(
-    grad_output: ArrayLike,
-    input: ArrayLike,
-    weight: ArrayLike,
-    stride: object,
-    padding: object,
-    dilation: object,
-    groups: int,
-    output_mask: object,
-    /,
-) -> tuple[Any, Any, Any]: ...
-def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, /) -> Any: ...
-def linear_backward(
-    grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, output_mask: object, /
-) -> tuple[Any, Any, Any]: ...

@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     missed: Array
 
 
-def slide(net: LeNet, ink: Array, *, threshold: float = 0.95) -> Detections:
+def slide(net: LeNet, ink: Array, *, threshold: float = 0.9) -> Detections:
     """Look at every window of a page, in two sizes.
 
     Parameters

@@ -57,7 +57,7 @@ def windows_of(ink: Array, scale: int) -> Array:
 
 
 def training_samples(
-    digits: Digits, rng: np.random.Generator, *, pages: int = 16
+    digits: Digits, rng: np.random.Generator, *, pages: int = 24
 ) -> tuple[Array, Array]:
     """Draw samples for a network that tells digits from everything else on a page.
 
