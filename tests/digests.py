@@ -12,11 +12,6 @@ import numpy as np
 
 import stableops as so
 
-
-def logits(rng, dtype):
-    return (rng.standard_normal((5, 67, 301)) * 9).astype(dtype)
-
-
 CASES = {}
 
 
@@ -55,69 +50,53 @@ def crowd(rng, n, dtype=np.float32):
     return boxes.astype(dtype), rng.random(n).astype(dtype)
 
 
-CASES = {
-    "box_measures": lambda rng: [
-        measure(crowd(rng, 333)[0], crowd(rng, 1001)[0])
-        for measure in (
-            so.box_iou,
-            so.generalized_box_iou,
-            so.distance_box_iou,
-            so.complete_box_iou,
-        )
-    ],
-    "box_convert": lambda rng: [
-        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
-        so.box_area(crowd(rng, 999, np.float64)[0]),
-    ],
-    "nms": lambda rng: [so.nms(*crowd(rng, 5000), 0.5)],
-    "batched_nms": lambda rng: [
-        so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)
-    ],
-    "conv2d": conv2d_case,
-    "linear": linear_case,
-    "pool2d bfloat16": lambda rng: pool2d_case(rng, ml_dtypes.bfloat16),
-    "pool2d float16": lambda rng: pool2d_case(rng, np.float16),
-    "pool2d float32": lambda rng: pool2d_case(rng, np.float32),
-    "pool2d float64": lambda rng: pool2d_case(rng, np.float64),
-    "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
-    "softmax": lambda rng: [
-        f(x, axis)
-        for x in (logits(rng, np.float32), logits(rng, np.float64))
-        for f in (so.softmax, so.log_softmax, so.logsumexp)
-        for axis in (0, 1, 2, (0, 2))
-    ],
-    "softmax of long rows": lambda rng: [
-        f((rng.standard_normal((2, 100_003)) * 9).astype(dtype))
-        for f in (so.softmax, so.log_softmax, so.logsumexp)
-        for dtype in (np.float32, np.float64)
-    ],
-    "logsumexp next to 0": lambda rng: [
-        so.logsumexp(so.log_softmax(logits(rng, dtype))) for dtype in (np.float32, np.float64)
-    ],
-    "softmax_backward": lambda rng: [
-        backward(logits(rng, dtype), f(logits(rng, dtype)))
-        for f, backward in (
-            (so.softmax, so.softmax_backward),
-            (so.log_softmax, so.log_softmax_backward),
-        )
-        for dtype in (np.float32, np.float64)
-    ],
-    "softmax_cross_entropy": lambda rng: [
-        result
-        for dtype in (np.float32, np.float64)
-        for smoothing in (0, 0.1)
-        for result in so.softmax_cross_entropy(
-            logits(rng, dtype),
-            rng.integers(0, 67, (5, 301)),
-            axis=1,
-            label_smoothing=smoothing,
-            return_grad=True,
-        )
-    ],
-    "relu_backward": lambda rng: [
-        so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
-    ],
-}
+def logits(rng, dtype):
+    return (rng.standard_normal((5, 67, 301)) * 9).astype(dtype)
+
+
+ROW_FUNCTIONS = (so.softmax, so.log_softmax, so.logsumexp)
+ROW_DTYPES = (np.float32, np.float64)
+
+
+@case
+def softmax_and_logsumexp(rng):
+    axes = (0, 1, 2, (0, 2))
+    return [f(logits(rng, t), axis) for f in ROW_FUNCTIONS for t in ROW_DTYPES for axis in axes]
+
+
+@case
+def softmax_of_long_rows(rng):
+    rows = rng.standard_normal((2, 100_003)) * 9
+    return [f(rows.astype(dtype)) for f in ROW_FUNCTIONS for dtype in ROW_DTYPES]
+
+
+@case
+def logsumexp_next_to_0(rng):
+    return [so.logsumexp(so.log_softmax(logits(rng, dtype))) for dtype in ROW_DTYPES]
+
+
+@case
+def softmax_backward(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        g, x = logits(rng, dtype), logits(rng, dtype)
+        results += [
+            so.softmax_backward(g, so.softmax(x)),
+            so.log_softmax_backward(g, so.log_softmax(x)),
+            so.logsumexp_backward(g[..., 0], x, so.logsumexp(x)),
+        ]
+    return results
+
+
+@case
+def softmax_cross_entropy(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        for smoothing in (0, 0.1):
+            x, labels = logits(rng, dtype), rng.integers(0, 67, (5, 301))
+            settings = {"axis": 1, "label_smoothing": smoothing, "return_grad": True}
+            results += so.softmax_cross_entropy(x, labels, **settings)
+    return results
 
 
 @case
@@ -179,6 +158,33 @@ def pooling(rng, dtype):
 def pool2d(rng):
     dtypes = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
     return [result for dtype in dtypes for result in pooling(rng, dtype)]
+
+
+@case
+def logistic_family(rng):
+    results = []
+    for dtype in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16):
+        x, g = (rng.standard_normal((2, 300, 1001)) * 9).astype(dtype)
+        for f in (so.sigmoid, so.log_sigmoid, so.softplus):
+            results.append(f(x))
+        results += [
+            so.sigmoid_backward(g, results[-3]),
+            so.log_sigmoid_backward(g, x),
+            so.softplus_backward(g, x),
+        ]
+    return results
+
+
+@case
+def sigmoid_cross_entropy(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        x, y, w = (rng.random((3, 70, 3001)) * 18 - 9).astype(dtype)
+        for reduction in ("none", "mean"):
+            results += so.sigmoid_cross_entropy(
+                x, y, weight=w, pos_weight=abs(w), reduction=reduction, return_grad=True
+            )
+    return results
 
 
 def digest(arrays):
