@@ -74,14 +74,4 @@ template <class Isa>
     return {reinterpret_cast<Wide>(interleave_high(a, Vec<Isa, std::int32_t>::zero()).raw)};
 }
 
-// p[0], p[1] ... as float64. Converting from memory takes one operation where widen_low and
-// widen_high of a register take two and three.
-template <class Isa>
-[[gnu::always_inline]] inline Vec<Isa, double> load_widened(const float* p) {
-    typedef float Half __attribute__((vector_size(Isa::bytes / 2)));
-    Half half;
-    std::memcpy(&half, p, sizeof(half));
-    return {__builtin_convertvector(half, typename Vec<Isa, double>::Raw)};
-}
-
 }  // namespace stableops
