@@ -89,6 +89,21 @@ template <class Isa>
                           reinterpret_cast<float64x2_t>(high.raw)))};
 }
 
+// The low 32 bits of every lane of both, in some order.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, std::int32_t> low_words(Vec<Isa, double> a,
+                                                               Vec<Isa, double> b) {
+    return {reinterpret_cast<typename Vec<Isa, std::int32_t>::Raw>(
+        vuzp1q_s32(reinterpret_cast<int32x4_t>(a.raw), reinterpret_cast<int32x4_t>(b.raw)))};
+}
+
+// Whether a lane of a has none of the bits of b.
+template <class Isa>
+[[gnu::always_inline]] inline bool any_without(Vec<Isa, std::int32_t> a,
+                                               Vec<Isa, std::int32_t> b) {
+    return any((a & b) == Vec<Isa, std::int32_t>::splat(0));
+}
+
 // 1 / a with a and the quotient rounded to float32.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {

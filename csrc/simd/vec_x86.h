@@ -240,6 +240,35 @@ template <class Isa>
     }
 }
 
+// The low 32 bits of every lane of both, in some order.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, std::int32_t> low_words(Vec<Isa, double> a,
+                                                               Vec<Isa, double> b) {
+    using Raw = typename Vec<Isa, std::int32_t>::Raw;
+    if constexpr (Isa::bytes == 64) {
+        return {reinterpret_cast<Raw>(_mm512_shuffle_ps(reinterpret_cast<__m512>(a.raw),
+                                                        reinterpret_cast<__m512>(b.raw), 0x88))};
+    } else if constexpr (Isa::bytes == 32) {
+        return {reinterpret_cast<Raw>(_mm256_shuffle_ps(reinterpret_cast<__m256>(a.raw),
+                                                        reinterpret_cast<__m256>(b.raw), 0x88))};
+    } else {
+        return {reinterpret_cast<Raw>(_mm_shuffle_ps(reinterpret_cast<__m128>(a.raw),
+                                                     reinterpret_cast<__m128>(b.raw), 0x88))};
+    }
+}
+
+// Whether a lane of a has none of the bits of b.
+template <class Isa>
+[[gnu::always_inline]] inline bool any_without(Vec<Isa, std::int32_t> a,
+                                               Vec<Isa, std::int32_t> b) {
+    if constexpr (Isa::bytes == 64) {
+        return _mm512_testn_epi32_mask(reinterpret_cast<__m512i>(a.raw),
+                                       reinterpret_cast<__m512i>(b.raw)) != 0;
+    } else {
+        return any((a & b) == Vec<Isa, std::int32_t>::splat(0));
+    }
+}
+
 // 1 / a with a and the quotient rounded to float32.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {
