@@ -15,9 +15,12 @@ constexpr Kernels kernels_of(const char* level) {
     return {
         .level = level,
         .elementwise = KernelTable<Isa, PerDtype<ElementwiseKernels>>::kernels,
+        .sigmoid_cross_entropy = KernelTable<Isa, PerDtype<SigmoidCrossEntropyKernels>>::kernels,
         .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
         .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,
         .boxes = KernelTable<Isa, PerDtype<BoxesKernels>>::kernels,
+        .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
+        .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
     };
 }
 

@@ -9,6 +9,8 @@
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
+#include "reduction.h"
+#include "pool2d_shape.h"
 
 namespace stableops {
 
@@ -16,6 +18,22 @@ template <Storage T>
 struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+    void (*sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+    void (*log_sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*log_sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                                 const T* x);
+    void (*softplus)(const ElementwisePlan<2>& plan, T* y, const T* x);
+    void (*softplus_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                              const T* x);
+};
+
+// Loss and gradient in one pass; ops/sigmoid_cross_entropy.h tells what may be null.
+template <Storage T>
+struct SigmoidCrossEntropyKernels {
+    void (*sigmoid_cross_entropy)(const ElementwisePlan<6>& plan, T* loss, T* grad, LongSum* sums,
+                                  const T* logits, const T* labels, const T* weight,
+                                  const T* pos_weight, bool negatives, Reduction reduction);
 };
 
 // Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
@@ -50,6 +68,28 @@ struct BoxesKernels {
     void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
     void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
     void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+// Results are contiguous in the order that shape.channels_last names; strides are those of inputs.
+template <Storage T>
+struct Pool2dKernels {
+    // indices may be nullptr: not wanted.
+    void (*max_pool2d)(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
+                       const ImageStrides& stride);
+    // The flat position, in (N, C, H, W) order, of the first index outside the image, or -1;
+    // grad_x is of no use then.
+    std::ptrdiff_t (*max_pool2d_backward)(const Pool2dShape& shape, T* grad_x, const T* grad_y,
+                                          const ImageStrides& grad_stride,
+                                          const std::int64_t* indices,
+                                          const ImageStrides& index_stride);
+    void (*avg_pool2d)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
+                       const ImageStrides& stride);
+    void (*avg_pool2d_backward)(const Pool2dShape& shape, const AvgPool2dRule& rule, T* grad_x,
+                                const T* grad_y, const ImageStrides& stride);
+};
+
+// Maxima of integers are taken in integers.
+struct IntegerPool2dKernels {
+    void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
+                       const std::int64_t* x, const ImageStrides& stride);
 };
 
 // One family of kernels for every storage type.
@@ -84,9 +124,12 @@ struct KernelTable {
 struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
+    const PerDtype<SigmoidCrossEntropyKernels>& sigmoid_cross_entropy;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
     const PerDtype<BoxesKernels>& boxes;
+    const PerDtype<Pool2dKernels>& pool2d;
+    const IntegerPool2dKernels& integer_pool2d;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

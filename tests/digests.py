@@ -92,6 +92,37 @@ def relu_backward(rng):
     return [so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)]
 
 
+def pooling(rng, dtype):
+    x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
+    y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)
+    mean = so.avg_pool2d(x, 3, 2, 1)
+    adaptive = so.adaptive_avg_pool2d(x, (7, 5))
+    return [
+        y,
+        indices,
+        mean,
+        adaptive,
+        so.max_pool2d_backward(y, indices, x.shape),
+        so.avg_pool2d_backward(mean, x.shape, 3, 2, 1),
+        so.adaptive_avg_pool2d_backward(adaptive, x.shape),
+    ]
+
+
+@case
+def pool2d_float64(rng):
+    return pooling(rng, np.float64)
+
+
+@case
+def pool2d_float32(rng):
+    return pooling(rng, np.float32)
+
+
+@case
+def pool2d_float16(rng):
+    return pooling(rng, np.float16)
+
+
 def digest(arrays):
     sha = hashlib.sha256()
     for array in arrays:

@@ -137,3 +137,133 @@ def box_convert(box, in_fmt, out_fmt):
     elif out_fmt == "cxcywh":
         a, b, c, d = (a + c) / 2, (b + d) / 2, c - a, d - b
     return [a, b, c, d]
+def window_starts(size, kernel, stride, padding, dilation, ceil_mode):
+    """Where the windows of an axis start, in coordinates of the image without padding."""
+    extent = (kernel - 1) * dilation + 1
+    starts = []
+    start = -padding
+    while start + extent <= size + padding:
+        starts.append(start)
+        start += stride
+    if ceil_mode and start - stride + extent < size + padding and start < size:
+        starts.append(start)
+    return starts
+
+
+def max_pool2d(x, kernel, stride, padding, dilation, ceil_mode):
+    """Values and positions of the maxima of an (N, C, H, W) array; arguments are pairs."""
+    x = np.asarray(x)
+    height, width = x.shape[2:]
+    wide = x if x.dtype.kind in "iub" else x.astype(np.float64)
+    rows = [
+        [r for r in range(s, s + kernel[0] * dilation[0], dilation[0]) if 0 <= r < height]
+        for s in window_starts(height, kernel[0], stride[0], padding[0], dilation[0], ceil_mode)
+    ]
+    cols = [
+        [c for c in range(s, s + kernel[1] * dilation[1], dilation[1]) if 0 <= c < width]
+        for s in window_starts(width, kernel[1], stride[1], padding[1], dilation[1], ceil_mode)
+    ]
+    y = np.empty((*x.shape[:2], len(rows), len(cols)), x.dtype)
+    indices = np.empty(y.shape, np.int64)
+    for i, r in enumerate(rows):
+        for j, c in enumerate(cols):
+            positions = np.add.outer(np.array(r) * width, np.array(c)).ravel()
+            window = wide.reshape(*x.shape[:2], -1)[..., positions]
+            best = positions[np.argmax(window, axis=-1)]  # NaN is the largest, and the first wins
+            indices[..., i, j] = best
+            flat = x.reshape(*x.shape[:2], -1)
+            y[..., i, j] = np.take_along_axis(flat, best[..., None], axis=-1)[..., 0]
+    return y, indices
+
+
+def max_pool2d_backward(grad_output, indices, input_shape):
+    """Adds in row-major order of the windows, in float32 for the types narrower than that."""
+    grad_output = np.asarray(grad_output)
+    compute = np.float64 if grad_output.dtype == np.float64 else np.float32
+    grad = np.zeros((*input_shape[:2], input_shape[2] * input_shape[3]), compute)
+    for n, c, i, j in np.ndindex(grad_output.shape):
+        grad[n, c, indices[n, c, i, j]] += compute(grad_output[n, c, i, j])
+    return grad.reshape(input_shape).astype(grad_output.dtype)
+
+
+def average_windows(size, kernel, stride, padding, ceil_mode):
+    """(elements inside the image, elements inside the padded image) of each window of an axis."""
+    starts = window_starts(size, kernel, stride, padding, 1, ceil_mode)
+    return [
+        (
+            range(max(s, 0), min(s + kernel, size)),
+            min(s + kernel, size + padding) - s,
+        )
+        for s in starts
+    ]
+
+
+def adaptive_windows(size, windows):
+    spans = [range(i * size // windows, -(-(i + 1) * size // windows)) for i in range(windows)]
+    return [(span, len(span)) for span in spans]
+
+
+def window_divisors(rows, cols, count_include_pad=True, divisor_override=None):
+    """Divisor of each window of a grid."""
+    divisors = np.empty((len(rows), len(cols)), object)
+    for i, (r, r_count) in enumerate(rows):
+        for j, (c, c_count) in enumerate(cols):
+            divisors[i, j] = r_count * c_count if count_include_pad else len(r) * len(c)
+            if divisor_override is not None:
+                divisors[i, j] = divisor_override
+    return divisors
+
+
+def exact_integers(x):
+    """Finite floats as Python integers, in units of 2^-1074."""
+
+    def one(value):
+        numerator, denominator = float(value).as_integer_ratio()
+        return numerator * (2**1074 // denominator)
+
+    return np.vectorize(one, otypes=[object])(x)
+
+
+def average_error(y, x, rows, cols, divisors):
+    """The largest error of means y of windows of x, in units of eps * mean(abs(x))."""
+    y_exact, x_exact = exact_integers(y), exact_integers(x)
+    terms = {
+        (i, j): x_exact[:, :, r.start : r.stop, c.start : c.stop].reshape(*x.shape[:2], -1)
+        for i, (r, _) in enumerate(rows)
+        for j, (c, _) in enumerate(cols)
+    }
+    worst = 0.0
+    for (i, j), window in terms.items():
+        error = abs(y_exact[:, :, i, j] * divisors[i, j] - window.sum(axis=-1))
+        worst = max(worst, _worst(error, abs(window).sum(axis=-1), divisors[i, j], y.dtype))
+    return worst
+
+
+def average_backward_error(grad_x, grad_y, rows, cols, divisors):
+    """The same for the gradient: every element adds grad_y / divisor over the windows that hold it."""
+    got, grads = exact_integers(grad_x), exact_integers(grad_y)
+    most = np.zeros(grad_x.shape[2:], int)
+    common = int(np.lcm.reduce(np.abs(divisors.astype(np.int64)).ravel()))
+    total = np.zeros(grad_x.shape, object)
+    size = np.zeros(grad_x.shape, object)
+    for i, (r, _) in enumerate(rows):
+        for j, (c, _) in enumerate(cols):
+            term = grads[:, :, i, j] * (common // divisors[i, j])
+            total[:, :, r.start : r.stop, c.start : c.stop] += term[..., None, None]
+            size[:, :, r.start : r.stop, c.start : c.stop] += abs(term)[..., None, None]
+            most[r.start : r.stop, c.start : c.stop] += 1
+    # Each contribution may be rounded to a subnormal.
+    return _worst(abs(got * common - total), size, common, grad_x.dtype, int(most.max()) + 1)
+
+
+def _worst(error, size, divisor, dtype, terms=1):
+    """max of error / (eps * size), where 0.51 of the smallest subnormal a term counts as nothing."""
+    info = ml_dtypes.finfo(dtype)
+    tiny = int(exact_integers(info.smallest_subnormal)) * abs(divisor) * terms
+    eps = 2**info.nmant
+    excess = [
+        float(Fraction(int(e) * eps, int(s))) if s else float("inf")
+        for e, s in zip(np.ravel(error), np.ravel(size), strict=True)
+        if 100 * e > 51 * tiny
+    ]
+    return max(excess, default=0.0)

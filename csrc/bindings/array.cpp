@@ -236,7 +236,7 @@ FloatArray as_float_array(const py::object& x, const char* name) {
     }
     if (!PyTypeNum_ISINTEGER(PyArray_TYPE(a)) && !PyTypeNum_ISBOOL(PyArray_TYPE(a)))
         refuse_dtype(name, PyArray_DESCR(a), float_dtypes);
-    return {{converted(array, PyArray_DescrFromType(NPY_DOUBLE))}, Dtype::float64};
+    return {{converted(array, PyArray_DescrFromType(NPY_DOUBLE))}, Dtype::float64, true};
 }
 
 Array as_int64_array(const py::object& x, const char* name, bool allow_bool) {
@@ -374,8 +374,9 @@ py::object Output::finish() {
     return out_;
 }
 
-bool plan_dimensions(std::span<const Array* const> arrays, int& ndim, std::ptrdiff_t* size,
-                     std::ptrdiff_t (*stride)[max_dims], std::ptrdiff_t* offset) {
+bool plan_dimensions(std::span<const Array* const> arrays, Order keep, int& ndim,
+                     std::ptrdiff_t* size, std::ptrdiff_t (*stride)[max_dims],
+                     std::ptrdiff_t* offset) {
     const int operands = static_cast<int>(arrays.size());
     const Array& lead = *arrays[0];
     for (int k = 0; k < operands; ++k) offset[k] = 0;
@@ -387,7 +388,7 @@ bool plan_dimensions(std::span<const Array* const> arrays, int& ndim, std::ptrdi
         if (lead.shape()[d] > 1) order[used++] = d;
     }
     // The dimension of the smallest stride goes innermost; operand 0 decides, then the next.
-    std::stable_sort(order, order + used, [&](int a, int b) {
+    if (keep == Order::memory) std::stable_sort(order, order + used, [&](int a, int b) {
         for (int k = 0; k < operands; ++k) {
             const std::ptrdiff_t sa = std::abs(arrays[k]->stride(a));
             const std::ptrdiff_t sb = std::abs(arrays[k]->stride(b));
@@ -399,7 +400,7 @@ bool plan_dimensions(std::span<const Array* const> arrays, int& ndim, std::ptrdi
     for (int i = 0; i < used; ++i) {
         const int d = order[i];
         const std::ptrdiff_t n = lead.shape()[d];
-        bool backwards = true;
+        bool backwards = keep == Order::memory;
         for (int k = 0; k < operands; ++k) backwards = backwards && arrays[k]->stride(d) < 0;
         bool merges = ndim > 0;
         std::ptrdiff_t step[max_dims];

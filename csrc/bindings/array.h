@@ -59,6 +59,7 @@ struct Array {
 
 struct FloatArray : Array {
     Dtype dtype;
+    bool was_integral = false;  // integers or bools, which have no say in the dtype of the result
 };
 
 // Any array-like as an array of one of the four float types; integers and bools become float64.
@@ -117,9 +118,11 @@ Array new_int64_array(int ndim, const npy_intp* shape, const Array* like = nullp
 // Merges and orders the common dimensions of arrays of one shape (operand 0 leads): no dimensions of
 // size 1, neighbours that all operands traverse as one are one, the smallest strides come last, and
 // none runs backwards in all operands. At least one dimension is left. False if there are no
-// elements.
-bool plan_dimensions(std::span<const Array* const> arrays, int& ndim, std::ptrdiff_t* size,
-                     std::ptrdiff_t (*stride)[max_dims], std::ptrdiff_t* offset);
+// elements. With Order::c the elements stay in C order: dimensions are merged only.
+enum class Order { memory, c };
+bool plan_dimensions(std::span<const Array* const> arrays, Order keep, int& ndim,
+                     std::ptrdiff_t* size, std::ptrdiff_t (*stride)[max_dims],
+                     std::ptrdiff_t* offset);
 
 // How an elementwise kernel is to walk over arrays of one shape, output first.
 template <int operands>
@@ -128,8 +131,9 @@ struct PlannedElementwise {
     std::ptrdiff_t offset[operands];  // of the first element, where dimensions were turned round
     bool any;
 
-    explicit PlannedElementwise(const Array* const (&arrays)[operands]) {
-        any = plan_dimensions(arrays, plan.ndim, plan.size, plan.stride, offset);
+    explicit PlannedElementwise(const Array* const (&arrays)[operands],
+                                Order order = Order::memory) {
+        any = plan_dimensions(arrays, order, plan.ndim, plan.size, plan.stride, offset);
     }
 };
 

@@ -55,17 +55,34 @@ py::object unary_backward(const py::object& grad_object, const py::object& saved
     return grad_x.finish();
 }
 
+// Both kinds of functions under their Python names; saved_name is what the backward pass reads beside
+// the gradient.
+template <class Select>
+void def_unary(py::module_& m, const char* name, Select select) {
+    m.def(name, [select](const py::object& x, const py::object& out) {
+        return unary(x, out, select);
+    });
+}
+template <class Select>
+void def_backward(py::module_& m, const char* name, const char* saved_name, Select select) {
+    m.def(name, [saved_name, select](const py::object& grad_output, const py::object& saved,
+                                     const py::object& out) {
+        return unary_backward(grad_output, saved, saved_name, out, select);
+    });
+}
+
 }  // namespace
 
 void bind_elementwise(py::module_& m) {
-    m.def("relu", [](const py::object& x, const py::object& out) {
-        return unary(x, out, [](const auto& family) { return family.relu; });
-    });
-    m.def("relu_backward",
-          [](const py::object& grad_output, const py::object& output, const py::object& out) {
-              return unary_backward(grad_output, output, "output", out,
-                                    [](const auto& family) { return family.relu_backward; });
-          });
+    def_unary(m, "relu", [](const auto& f) { return f.relu; });
+    def_unary(m, "sigmoid", [](const auto& f) { return f.sigmoid; });
+    def_unary(m, "log_sigmoid", [](const auto& f) { return f.log_sigmoid; });
+    def_unary(m, "softplus", [](const auto& f) { return f.softplus; });
+    def_backward(m, "relu_backward", "output", [](const auto& f) { return f.relu_backward; });
+    def_backward(m, "sigmoid_backward", "output", [](const auto& f) { return f.sigmoid_backward; });
+    def_backward(m, "log_sigmoid_backward", "x",
+                 [](const auto& f) { return f.log_sigmoid_backward; });
+    def_backward(m, "softplus_backward", "x", [](const auto& f) { return f.softplus_backward; });
 }
 
 }  // namespace stableops

@@ -10,5 +10,7 @@ void bind_elementwise(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
 void bind_nms(pybind11::module_& m);
 void bind_boxes(pybind11::module_& m);
+void bind_sigmoid_cross_entropy(pybind11::module_& m);
+void bind_pool2d(pybind11::module_& m);
 
 }  // namespace stableops

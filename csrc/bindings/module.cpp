@@ -11,4 +11,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     stableops::bind_linear(m);
     stableops::bind_nms(m);
     stableops::bind_boxes(m);
+    stableops::bind_sigmoid_cross_entropy(m);
+    stableops::bind_pool2d(m);
 }

@@ -10,6 +10,12 @@ constexpr ElementwiseKernels<T> elementwise_of() {
     return {
         .relu = relu<Isa, T>,
         .relu_backward = relu_backward<Isa, T>,
+        .sigmoid = sigmoid<Isa, T>,
+        .sigmoid_backward = sigmoid_backward<Isa, T>,
+        .log_sigmoid = log_sigmoid<Isa, T>,
+        .log_sigmoid_backward = log_sigmoid_backward<Isa, T>,
+        .softplus = softplus<Isa, T>,
+        .softplus_backward = softplus_backward<Isa, T>,
     };
 }
 

@@ -3,6 +3,16 @@
 //
 //   relu:           y = x > 0 ? x : 0 for numbers, NaN for NaN; -0 gives +0. Exact.
 //   relu_backward:  grad_x = y > 0 ? grad_y : 0 (the derivative at 0 is 0, as in PyTorch). Exact.
+//   sigmoid:        1 / (1 + exp(-x)); softplus: log(1 + exp(x)); log_sigmoid: -softplus(-x). Why not
+//                   as written, and to which error: simd/logistic.h. Infinities give the limits, NaN
+//                   gives NaN.
+//   sigmoid_backward:      grad_y * (y * (1 - y)). y (1 - y) comes first: both factors are at most 1,
+//                          and the product is above y / 2 or (1 - y) / 2, so nothing over- or
+//                          underflows before the result does. 1 - y is exact for y >= 1/2.
+//   softplus_backward:     grad_y * sigmoid(x); log_sigmoid_backward: grad_y * sigmoid(-x), which
+//                          keeps the digits that 1 - sigmoid(x) loses.
+//   The backward functions of float64 round twice or three times: 1 or 1.5 units of 2^-53 relative to
+//   the result. Those of float32, float16 and bfloat16 compute in float64 and round to float32 once.
 //
 // Each operation is a function object on vectors of the compute type; for_each_element is the one
 // driver. It cuts the lines of the plan into blocks that fit the L1 cache. A line of unit stride is
@@ -13,7 +23,7 @@
 #include "../elementwise_plan.h"
 #include "../runtime/memory.h"
 #include "../runtime/parallel.h"
-#include "../simd/vec.h"
+#include "../simd/logistic.h"
 
 namespace stableops {
 
@@ -121,6 +131,35 @@ void for_each_element(const ElementwisePlan<inputs + 1>& plan, T* out, const T* 
     });
 }
 
+// f on the operands widened to float64, rounded to float32.
+template <class Isa, Storage T, class F>
+[[gnu::always_inline]] inline Vec<Isa, Compute<T>> through_float64(const F& f,
+                                                                   Vec<Isa, Compute<T>> a,
+                                                                   Vec<Isa, Compute<T>> b) {
+    if constexpr (std::is_same_v<T, double>) {
+        return f(a, b);
+    } else {
+        return narrow(f(widen_low(a), widen_low(b)), f(widen_high(a), widen_high(b)));
+    }
+}
+
+// g * sigmoid(x). In float64 the significand of sigmoid takes its exponent down to -1000 before it
+// meets g and the rest afterwards: so neither a tiny sigmoid loses digits against a large g, nor does
+// a product overflow that is representable.
+template <class Isa, Storage T>
+[[gnu::always_inline]] inline Vec<Isa, Compute<T>> times_sigmoid(Vec<Isa, Compute<T>> g,
+                                                                 Vec<Isa, Compute<T>> x) {
+    if constexpr (std::is_same_v<T, double>) {
+        Scaled<Isa> s = sigmoid_pair(x, exp_of_minus_abs(x));
+        Vec<Isa, double> first = max(s.exponent, Vec<Isa, double>::splat(-1000));
+        Vec<Isa, double> rest = max(s.exponent - first, Vec<Isa, double>::splat(-1022));
+        return (s.value.hi + s.value.lo) * power_of_two(first) * g * power_of_two(rest);
+    } else {
+        return narrow(widen_low(g) * sigmoid_fast(widen_low(x)),
+                      widen_high(g) * sigmoid_fast(widen_high(x)));
+    }
+}
+
 template <class Isa, Storage T>
 void relu(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
@@ -134,6 +173,60 @@ void relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, c
     using V = Vec<Isa, Compute<T>>;
     for_each_element<Isa, 2>(plan, grad_x, {grad_y, y}, [](V g, V v) [[gnu::always_inline]] {
         return select(v > V::zero(), g, V::zero());
+    });
+}
+
+template <class Isa, Storage T>
+void sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
+    using V = Vec<Isa, Compute<T>>;
+    for_each_element<Isa, 1>(plan, y, {x}, [](V v) [[gnu::always_inline]] {
+        return rounded<Isa, T, Sigmoid<Isa>>(v);
+    });
+}
+
+template <class Isa, Storage T>
+void softplus(const ElementwisePlan<2>& plan, T* y, const T* x) {
+    using V = Vec<Isa, Compute<T>>;
+    for_each_element<Isa, 1>(plan, y, {x}, [](V v) [[gnu::always_inline]] {
+        return rounded<Isa, T, Softplus<Isa>>(v);
+    });
+}
+
+template <class Isa, Storage T>
+void log_sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
+    using V = Vec<Isa, Compute<T>>;
+    for_each_element<Isa, 1>(plan, y, {x}, [](V v) [[gnu::always_inline]] {
+        return -rounded<Isa, T, Softplus<Isa>>(-v);
+    });
+}
+
+template <class Isa, Storage T>
+void sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y) {
+    using V = Vec<Isa, Compute<T>>;
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, y}, [](V g, V v) [[gnu::always_inline]] {
+        return through_float64<Isa, T>(
+            [](auto gd, auto vd) [[gnu::always_inline]] {
+                return gd * (vd * (decltype(vd)::splat(1) - vd));
+            },
+            g, v);
+    });
+}
+
+// grad_y * sigmoid(x).
+template <class Isa, Storage T>
+void softplus_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
+    using V = Vec<Isa, Compute<T>>;
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [](V g, V v) [[gnu::always_inline]] {
+        return times_sigmoid<Isa, T>(g, v);
+    });
+}
+
+// grad_y * sigmoid(-x).
+template <class Isa, Storage T>
+void log_sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
+    using V = Vec<Isa, Compute<T>>;
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [](V g, V v) [[gnu::always_inline]] {
+        return times_sigmoid<Isa, T>(g, -v);
     });
 }
 

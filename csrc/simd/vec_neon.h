@@ -89,6 +89,14 @@ template <class Isa>
                           reinterpret_cast<float64x2_t>(high.raw)))};
 }
 
+// 1 / a with a and the quotient rounded to float32.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {
+    float32x2_t f = vcvt_f32_f64(reinterpret_cast<float64x2_t>(a.raw));
+    return {reinterpret_cast<typename Vec<Isa, double>::Raw>(
+        vcvt_f64_f32(vdiv_f32(vdup_n_f32(1.0f), f)))};
+}
+
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, float> load_narrow(const float16* p) {
     float16x4_t h;

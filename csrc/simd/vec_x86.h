@@ -240,6 +240,21 @@ template <class Isa>
     }
 }
 
+// 1 / a with a and the quotient rounded to float32.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {
+    if constexpr (Isa::bytes == 64) {
+        __m256 q = _mm256_div_ps(_mm256_set1_ps(1.0f), _mm512_cvtpd_ps(a.raw));
+        return {_mm512_cvtps_pd(q)};
+    } else if constexpr (Isa::bytes == 32) {
+        return {_mm256_cvtps_pd(_mm_div_ps(_mm_set1_ps(1.0f), _mm256_cvtpd_ps(a.raw)))};
+    } else {
+        // The upper half must not divide by the zeros that the conversion leaves there.
+        __m128 f = _mm_cvtpd_ps(a.raw);
+        return {_mm_cvtps_pd(_mm_div_ps(_mm_set1_ps(1.0f), _mm_movelh_ps(f, f)))};
+    }
+}
+
 // float16 to float32 without F16C: shift exponent and significand into place and scale by 2^112,
 // which also normalises subnormals; infinity and NaN then get the all-ones exponent.
 template <class Isa>

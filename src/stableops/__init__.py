@@ -18,14 +18,36 @@ from stableops._config import (
 )
 from stableops._conv2d import conv2d, conv2d_backward
 from stableops._core import version as __version__
-from stableops._elementwise import relu, relu_backward
+from stableops._elementwise import (
+    log_sigmoid,
+    log_sigmoid_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softplus,
+    softplus_backward,
+)
 from stableops._linear import linear, linear_backward
 from stableops._nms import batched_nms, nms
+from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
+from stableops._pool2d import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
 
 __all__ = [
     "__version__",
     "active_isa",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
     "available_isas",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batched_nms",
     "box_area",
     "box_convert",
@@ -39,9 +61,18 @@ __all__ = [
     "get_num_threads",
     "linear",
     "linear_backward",
+    "log_sigmoid",
+    "log_sigmoid_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
     "nms",
     "relu",
     "relu_backward",
     "set_num_threads",
     "show_config",
+    "sigmoid",
+    "sigmoid_backward",
+    "sigmoid_cross_entropy",
+    "softplus",
+    "softplus_backward",
 ]

@@ -1,4 +1,5 @@
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,8 +16,20 @@ def empty_cache() -> None: ...
 def cache_bytes_in_use() -> int: ...
 def cache_limit() -> int: ...
 def relu(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def sigmoid(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def log_sigmoid(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def softplus(x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
 def relu_backward(
     grad_output: ArrayLike, output: ArrayLike, out: NDArray[Any] | None, /
+) -> Any: ...
+def sigmoid_backward(
+    grad_output: ArrayLike, output: ArrayLike, out: NDArray[Any] | None, /
+) -> Any: ...
+def log_sigmoid_backward(
+    grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
+) -> Any: ...
+def softplus_backward(
+    grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
 ) -> Any: ...
 def conv2d(
     input: ArrayLike,
@@ -67,3 +80,53 @@ def box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def generalized_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def distance_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def complete_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def sigmoid_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    weight: ArrayLike | None,
+    pos_weight: ArrayLike | None,
+    negatives: bool,
+    reduction: str,
+    return_grad: bool,
+    /,
+) -> Any: ...
+def max_pool2d(
+    input: ArrayLike,
+    kernel_size: SupportsIndex | Sequence[SupportsIndex],
+    stride: SupportsIndex | Sequence[SupportsIndex] | None,
+    padding: SupportsIndex | Sequence[SupportsIndex],
+    dilation: SupportsIndex | Sequence[SupportsIndex],
+    ceil_mode: bool,
+    return_indices: bool,
+    /,
+) -> Any: ...
+def max_pool2d_backward(
+    grad_output: ArrayLike, indices: ArrayLike, input_shape: Sequence[SupportsIndex], /
+) -> Any: ...
+def avg_pool2d(
+    input: ArrayLike,
+    kernel_size: SupportsIndex | Sequence[SupportsIndex],
+    stride: SupportsIndex | Sequence[SupportsIndex] | None,
+    padding: SupportsIndex | Sequence[SupportsIndex],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: SupportsIndex | None,
+    /,
+) -> Any: ...
+def avg_pool2d_backward(
+    grad_output: ArrayLike,
+    input_shape: Sequence[SupportsIndex],
+    kernel_size: SupportsIndex | Sequence[SupportsIndex],
+    stride: SupportsIndex | Sequence[SupportsIndex] | None,
+    padding: SupportsIndex | Sequence[SupportsIndex],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: SupportsIndex | None,
+    /,
+) -> Any: ...
+def adaptive_avg_pool2d(
+    input: ArrayLike, output_size: SupportsIndex | None | Sequence[SupportsIndex | None], /
+) -> Any: ...
+def adaptive_avg_pool2d_backward(
+    grad_output: ArrayLike, input_shape: Sequence[SupportsIndex], /
+) -> Any: ...

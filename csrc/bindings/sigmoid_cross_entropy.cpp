@@ -1,0 +1,105 @@
+#include <vector>
+
+#include "../kernels.h"
+#include "array.h"
+#include "families.h"
+
+namespace stableops {
+namespace {
+
+Reduction reduction_of(const std::string& name) {
+    if (name == "mean") return Reduction::mean;
+    if (name == "sum") return Reduction::sum;
+    if (name == "none") return Reduction::none;
+    throw py::value_error("reduction='" + name + "' is not allowed; 'mean', 'sum' and 'none' are");
+}
+
+// An optional operand in the dtype of the loss, broadcast to the shape of the logits.
+FloatArray broadcast(const py::object& x, const char* name, const FloatArray& logits) {
+    FloatArray array = as_float_array(x, name);
+    cast_to(array, logits.dtype);
+    const py::object shape = logits.owner.attr("shape");
+    try {
+        array.owner = py::module_::import("numpy").attr("broadcast_to")(array.owner, shape);
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_ValueError)) throw;
+        throw py::value_error(std::string(name) + " has shape " + shape_text(array) +
+                              "; it must broadcast to the shape of logits, " + shape_text(logits));
+    }
+    return array;
+}
+
+template <class T>
+T* at(const Array& array, std::ptrdiff_t offset) {
+    return array.owner ? array.data<T>() + offset : nullptr;
+}
+
+py::object sigmoid_cross_entropy(const py::object& logits_object, const py::object& labels_object,
+                                 const py::object& weight_object,
+                                 const py::object& pos_weight_object, bool negatives,
+                                 const std::string& reduction_name, bool return_grad) {
+    const Reduction reduction = reduction_of(reduction_name);
+    FloatArray logits = as_float_array(logits_object, "logits");
+    FloatArray labels = as_float_array(labels_object, "labels");
+    check_same_shape(logits, "logits", labels, "labels");
+    if (labels.was_integral) cast_to(labels, logits.dtype);
+    const FloatArray* const both[] = {&logits, &labels};
+    const Dtype dtype = promoted(both);
+    cast_to(logits, dtype);
+    cast_to(labels, dtype);
+    if (reduction == Reduction::mean && logits.size() == 0)
+        throw py::value_error("logits has shape " + shape_text(logits) +
+                              "; the mean needs at least one element");
+    FloatArray weight = {}, pos_weight = {};
+    if (!weight_object.is_none()) weight = broadcast(weight_object, "weight", logits);
+    if (!pos_weight_object.is_none())
+        pos_weight = broadcast(pos_weight_object, "pos_weight", logits);
+
+    FloatArray grad = {};
+    if (return_grad) grad = new_array(dtype, logits.ndim(), logits.shape(), &logits);
+    const bool reduced = reduction != Reduction::none;
+    FloatArray loss = reduced ? new_array(dtype, 0, nullptr)
+                              : new_array(dtype, logits.ndim(), logits.shape(), &logits);
+
+    // The logits stand in for operands that there are not.
+    auto or_logits = [&](const Array& array) -> const Array* {
+        return array.owner ? &array : static_cast<const Array*>(&logits);
+    };
+    const PlannedElementwise<6> planned({reduced ? or_logits(logits) : &loss, or_logits(grad),
+                                         &logits, &labels, or_logits(weight),
+                                         or_logits(pos_weight)},
+                                        reduced ? Order::c : Order::memory);
+    std::vector<LongSum> sums;
+    if (reduced)
+        sums.resize(static_cast<std::size_t>((logits.size() + loss_block - 1) / loss_block));
+    with_dtype(dtype, [&]<class T>(T) {
+        if (!planned.any) {
+            if (reduced) *loss.data<T>() = T{};
+            return;
+        }
+        const auto kernel = active_kernels().sigmoid_cross_entropy.of<T>().sigmoid_cross_entropy;
+        const std::ptrdiff_t* offset = planned.offset;
+        run_kernel(logits.size(), [&] {
+            kernel(planned.plan, at<T>(loss, reduced ? 0 : offset[0]), at<T>(grad, offset[1]),
+                   sums.data(), at<const T>(logits, offset[2]), at<const T>(labels, offset[3]),
+                   at<const T>(weight, offset[4]), at<const T>(pos_weight, offset[5]), negatives,
+                   reduction);
+        });
+    });
+    py::object loss_result = py::reinterpret_steal<py::object>(
+        PyArray_Return(reinterpret_cast<PyArrayObject*>(loss.owner.release().ptr())));
+    if (!loss_result) throw py::error_already_set();
+    if (!return_grad) return loss_result;
+    py::object grad_result = py::reinterpret_steal<py::object>(
+        PyArray_Return(reinterpret_cast<PyArrayObject*>(grad.owner.release().ptr())));
+    if (!grad_result) throw py::error_already_set();
+    return py::make_tuple(loss_result, grad_result);
+}
+
+}  // namespace
+
+void bind_sigmoid_cross_entropy(py::module_& m) {
+    m.def("sigmoid_cross_entropy", &sigmoid_cross_entropy);
+}
+
+}  // namespace stableops

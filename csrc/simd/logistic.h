@@ -1,0 +1,191 @@
+#pragma once
+// sigmoid(x) = 1 / (1 + exp(-x)) and softplus(x) = log(1 + exp(x)) on Vec<Isa, double>, and the one
+// rounding of such results to float32, float16 and bfloat16.
+//
+// Both are functions of t = exp(-|x|) <= 1, which cannot overflow:
+//   sigmoid(x)  = 1 / (1 + t) for x >= 0, t / (1 + t) for x < 0;
+//   softplus(x) = max(x, 0) + log1p(t), all terms positive: nothing cancels, and for x << 0, where
+//                 log(1 + exp(x)) has no digits left, log1p keeps them all.
+#include <concepts>
+
+#include "math.h"
+
+namespace stableops {
+
+// sigmoid for results in float32: relative error below 2^-45 (exp 2^-45.7 for |x| <= 104, division
+// 2^-46.9). Below -200 it is sigmoid(-200), which is 0 in float32.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> sigmoid_fast(Vec<Isa, double> x) {
+    using D = Vec<Isa, double>;
+    D t = exp_fast(-min(D::splat(200), abs(x)));
+    D q = reciprocal_fast(D::splat(1) + t);
+    return select(x < D::zero(), t * q, q);
+}
+
+// softplus for results in float32: relative error below 2^-45 (exp 2^-45.7, log1p 2^-46.9).
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> softplus_fast(Vec<Isa, double> x) {
+    using D = Vec<Isa, double>;
+    D t = exp_fast(-min(D::splat(200), abs(x)));
+    return max(x, D::zero()) + log1p_fast(t);
+}
+
+// exp(-|x|) as it is and multiplied out, where the latter stops at 2^-200: enough beside a 1.
+template <class Isa>
+struct ExpOfMinusAbs {
+    Scaled<Isa> scaled;
+    Pair<Isa> value;
+};
+template <class Isa>
+[[gnu::always_inline]] inline ExpOfMinusAbs<Isa> exp_of_minus_abs(Vec<Isa, double> x) {
+    using D = Vec<Isa, double>;
+    Scaled<Isa> e = exp_pair(-abs(x), D::zero());
+    D scale = power_of_two(max(e.exponent, D::splat(-200)));
+    return {e, {e.value.hi * scale, e.value.lo * scale}};
+}
+
+// sigmoid from t = exp(-|x|), value.hi in [0.35, 1.42]; relative error below 2^-60: that of exp_pair
+// 2^-61.3, damped by 1 / (1 + t), and less than 2^-100 of the division. x may be anything.
+template <class Isa>
+[[gnu::always_inline]] inline Scaled<Isa> sigmoid_pair(Vec<Isa, double> x,
+                                                       const ExpOfMinusAbs<Isa>& t) {
+    using D = Vec<Isa, double>;
+    Pair<Isa> d = fast_two_sum(D::splat(1), t.value.hi);
+    d.lo = d.lo + t.value.lo;
+    Mask<Isa, double> negative = x < D::zero();
+    Pair<Isa> n = {select(negative, t.scaled.value.hi, D::splat(1)),
+                   select(negative, t.scaled.value.lo, D::zero())};
+    return {div_fast(n, d), select(negative, t.scaled.exponent, D::zero())};
+}
+
+// softplus from t = exp(-|x|); relative error below 2^-58 (log1p_pair 2^-58.5; below -45, where the
+// result is t, 2^-61.3 and t / 2 < 2^-65). x may be anything. |value.lo| is at most 2^-50 value.hi.
+template <class Isa>
+[[gnu::always_inline]] inline Scaled<Isa> softplus_pair(Vec<Isa, double> x,
+                                                        const ExpOfMinusAbs<Isa>& t) {
+    using D = Vec<Isa, double>;
+    Pair<Isa> l = log1p_pair(t.value.hi, t.value.lo);
+    Pair<Isa> s = two_sum(max(x, D::zero()), l.hi);
+    // At infinity the error of the sum is NaN.
+    s.lo = select(x < D::splat(0x1p1000), s.lo + l.lo, D::zero());
+    Mask<Isa, double> far = x < D::splat(-45);
+    return {{select(far, t.scaled.value.hi, s.hi), select(far, t.scaled.value.lo, s.lo)},
+            select(far, t.scaled.exponent, D::zero())};
+}
+
+// hi + lo rounded to odd: hi, or if lo is not 0 the one of the two doubles around hi + lo whose last
+// bit is 1. Rounding that to a format of at most 51 bits is rounding hi + lo once (Boldo & Melquiond
+// 2008). hi != 0.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> round_to_odd(Pair<Isa> a) {
+    using D = Vec<Isa, double>;
+    using I = Mask<Isa, double>;
+    Pair<Isa> s = fast_two_sum(a.hi, a.lo);
+    I b = bits(s.hi);
+    // Not inexact where lo is NaN, beside an infinite hi.
+    I inexact = (s.lo < D::zero()) | (s.lo > D::zero());
+    I even = ~b & I::splat(1);
+    // Away from zero where hi and lo have the same sign.
+    I towards_zero = (s.hi < D::zero()) ^ (s.lo < D::zero());
+    I step = (even ^ towards_zero) - towards_zero;
+    return from_bits<double>(b + (inexact & step));
+}
+
+// value * 2^exponent as a double that rounds to float32 and narrower as the exact pair would; results
+// below 2^-300 become 2^-300.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> round_to_odd(Scaled<Isa> a) {
+    using D = Vec<Isa, double>;
+    return round_to_odd(a.value) * power_of_two(max(a.exponent, D::splat(-300)));
+}
+
+// y as float32 halves for a further rounding to float16 or bfloat16: y cut off after 24 bits, the
+// last of them 1 if anything was lost, so that the next rounding sees on which side of a midpoint y
+// lies. (float32's subnormals, where narrow() rounds again, are left to chance: there are 30 inputs
+// with such results in bfloat16, and the tests run them all.)
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, float> narrow_to_odd(Vec<Isa, double> low,
+                                                            Vec<Isa, double> high) {
+    using I = Mask<Isa, double>;
+    const I rest = I::splat((1 << 29) - 1);
+    const I last = I::splat(1 << 29);
+    I a = bits(low), b = bits(high);
+    a = (a & ~rest) | (((a & rest) + rest) & last);
+    b = (b & ~rest) | (((b & rest) + rest) & last);
+    return narrow(from_bits<double>(a), from_bits<double>(b));
+}
+
+// Whether y, known to a relative error below 2^-44, lies so close to the midpoint of two float32 (the
+// low 29 bits of a double are 2^28 there) that it might belong to the other side.
+template <class Isa>
+[[gnu::always_inline]] inline Mask<Isa, double> near_midpoint(Vec<Isa, double> y) {
+    using I = Mask<Isa, double>;
+    constexpr std::int64_t half = 1 << 28;
+    constexpr std::int64_t error = 1 << 9;
+    I b = bits(y) + I::splat(half + error);
+    return (b & I::splat((2 * half - 1) & ~(2 * error - 1))) == I::splat(0);
+}
+
+// A function of one argument that is computed in these two ways.
+template <class Function, class Isa>
+concept TwoGrades = requires(Vec<Isa, double> x) {
+    { Function::fast(x) } -> std::same_as<Vec<Isa, double>>;
+    { Function::pair(x) } -> std::same_as<Scaled<Isa>>;
+};
+
+template <class Isa>
+struct Sigmoid {
+    [[gnu::always_inline]] static inline Vec<Isa, double> fast(Vec<Isa, double> x) {
+        return sigmoid_fast(x);
+    }
+    [[gnu::always_inline]] static inline Scaled<Isa> pair(Vec<Isa, double> x) {
+        return sigmoid_pair(x, exp_of_minus_abs(x));
+    }
+};
+
+template <class Isa>
+struct Softplus {
+    [[gnu::always_inline]] static inline Vec<Isa, double> fast(Vec<Isa, double> x) {
+        return softplus_fast(x);
+    }
+    [[gnu::always_inline]] static inline Scaled<Isa> pair(Vec<Isa, double> x) {
+        return softplus_pair(x, exp_of_minus_abs(x));
+    }
+};
+
+// Out of line, so that the loop around the fast way keeps the registers.
+template <class Isa, class Function>
+[[gnu::noinline]] Vec<Isa, float> careful_float32(Vec<Isa, float> x) {
+    return narrow(round_to_odd(Function::pair(widen_low(x))),
+                  round_to_odd(Function::pair(widen_high(x))));
+}
+
+// Function(x) rounded to T's compute type: correctly for float32; for float64 with the error of the
+// pair beside half a unit; for float16 and bfloat16 in such a way that the rounding on store is right.
+//
+// float32: Function::fast decides the rounding unless it is near a midpoint (once in 2^14 vectors)
+// or the result may be subnormal, which for sigmoid and softplus means -104 < x < -87.3; below, it is
+// 0. There Function::pair decides, with an error of 2^-58; that this is enough for each of the 2^32
+// inputs is shown by running them (python -m benchmarks accuracy --exhaustive).
+template <class Isa, Storage T, class Function>
+    requires TwoGrades<Function, Isa>
+[[gnu::always_inline]] inline Vec<Isa, Compute<T>> rounded(Vec<Isa, Compute<T>> x) {
+    if constexpr (std::is_same_v<T, double>) {
+        Scaled<Isa> y = Function::pair(x);
+        return ldexp(y.value, y.exponent);
+    } else {
+        using V = Vec<Isa, float>;
+        Vec<Isa, double> low = Function::fast(widen_low(x));
+        Vec<Isa, double> high = Function::fast(widen_high(x));
+        if constexpr (std::is_same_v<T, float>) {
+            Mask<Isa, float> subnormal = (x < V::splat(-87.3f)) & (x > V::splat(-104.0f));
+            if (any(near_midpoint(low) | near_midpoint(high)) | any(subnormal)) [[unlikely]]
+                return careful_float32<Isa, Function>(x);
+            return narrow(low, high);
+        } else {
+            return narrow_to_odd(low, high);
+        }
+    }
+}
+
+}  // namespace stableops
