@@ -59,6 +59,29 @@ struct NmsKernels {
 };
 
 template <Storage T>
+struct SoftNmsKernels {
+    std::ptrdiff_t (*soft_nms)(std::int64_t* indices, double* decayed_scores, BoxRows<T> boxes,
+                               const double* scores, const std::uint32_t* order,
+                               std::ptrdiff_t count, const SoftNmsOptions& options);
+};
+
+template <Storage T>
+struct BoxesRotatedKernels {
+    void (*box_iou_rotated)(T* iou, BoxRows<T> a, BoxRows<T> b);
+    std::ptrdiff_t (*nms_rotated)(std::int64_t* kept, BoxRows<T> boxes, const std::uint32_t* order,
+                                  std::ptrdiff_t count, double threshold,
+                                  std::ptrdiff_t max_output);
+};
+
+struct WeightedBoxesFusionKernels {
+    std::ptrdiff_t (*weighted_boxes_fusion)(double* fused_boxes, double* fused_scores,
+                                            std::int64_t* fused_classes, BoxRows<double> boxes,
+                                            Strided<double> scores, Strided<std::int64_t> classes,
+                                            Strided<std::int64_t> models,
+                                            const FusionOptions& options);
+};
+
+template <Storage T>
 struct BoxesKernels {
     // Rows of four elements, or one element a row.
     void (*box_area)(T* area, BoxRows<T> boxes);
@@ -68,6 +91,8 @@ struct BoxesKernels {
     void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
     void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
     void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+};
+
 // Results are contiguous in the order that shape.channels_last names; strides are those of inputs.
 template <Storage T>
 struct Pool2dKernels {
@@ -128,6 +153,9 @@ struct Kernels {
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
     const PerDtype<BoxesKernels>& boxes;
+    const PerDtype<SoftNmsKernels>& soft_nms;
+    const PerDtype<BoxesRotatedKernels>& boxes_rotated;
+    const WeightedBoxesFusionKernels& weighted_boxes_fusion;
     const PerDtype<Pool2dKernels>& pool2d;
     const IntegerPool2dKernels& integer_pool2d;
 };

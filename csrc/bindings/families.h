@@ -12,5 +12,8 @@ void bind_nms(pybind11::module_& m);
 void bind_boxes(pybind11::module_& m);
 void bind_sigmoid_cross_entropy(pybind11::module_& m);
 void bind_pool2d(pybind11::module_& m);
+void bind_soft_nms(pybind11::module_& m);
+void bind_boxes_rotated(pybind11::module_& m);
+void bind_weighted_boxes_fusion(pybind11::module_& m);
 
 }  // namespace stableops

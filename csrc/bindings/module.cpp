@@ -13,4 +13,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     stableops::bind_boxes(m);
     stableops::bind_sigmoid_cross_entropy(m);
     stableops::bind_pool2d(m);
+    stableops::bind_soft_nms(m);
+    stableops::bind_boxes_rotated(m);
+    stableops::bind_weighted_boxes_fusion(m);
 }

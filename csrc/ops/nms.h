@@ -51,6 +51,9 @@ struct IouTest {
     T slack;     // 4 e
     T huge;      // areas above it might overflow in a sum
     double threshold;
+
+    // IoU > threshold needs an overlap of more than this part of each width and height.
+    double needed_overlap() const { return threshold; }
 };
 
 template <class Isa, class T>
@@ -65,8 +68,10 @@ IouTest<T> make_iou_test(double threshold) {
     }
 }
 
+// What a box adds to the bound of the first test.
 template <class Isa, class T>
-[[gnu::always_inline]] inline T test_bound(const IouTest<T>& test, const Box<T>& box) {
+[[gnu::always_inline]] inline T test_term(const IouTest<T>& test, const Box<T>& box,
+                                          std::ptrdiff_t) {
     T area = (box.x2 - box.x1) * (box.y2 - box.y1);
     return area <= test.huge ? test.factor * area - test.slack : -static_cast<T>(__builtin_inf());
 }
@@ -76,17 +81,17 @@ template <class Isa, class T>
     return {box.x1, box.y1, box.x2, box.y2};
 }
 
-// Up to 64 bytes of each coordinate; unused lanes repeat the first box.
+// Up to 64 bytes of each coordinate, and of the term of the test; unused lanes repeat the first box.
 template <class T>
 struct alignas(64) BoxBlock {
     static constexpr int lanes = 64 / static_cast<int>(sizeof(T));
-    T x1[lanes], y1[lanes], x2[lanes], y2[lanes], bound[lanes];
+    T x1[lanes], y1[lanes], x2[lanes], y2[lanes], term[lanes];
 };
 
 template <class Isa, class T>
 struct Candidate {
     Box<T> box;
-    Vec<Isa, T> x1, y1, x2, y2, bound;
+    Vec<Isa, T> x1, y1, x2, y2, term;
 };
 
 template <class Isa, class T>
@@ -98,7 +103,7 @@ bool suppressed_in(const BoxBlock<T>& block, const Candidate<Isa, T>& c, const I
         V height =
             min(c.y2, loadu<Isa>(block.y2 + lane)) - max(c.y1, loadu<Isa>(block.y1 + lane));
         V intersection = width * height;
-        V bound = c.bound + loadu<Isa>(block.bound + lane);
+        V bound = c.term + loadu<Isa>(block.term + lane);
         Mask<Isa, T> possible = intersection > bound;
         if (!any(possible)) continue;
         possible = possible & (width > V::zero()) & (height > V::zero());
@@ -200,7 +205,7 @@ void enter(KeptBoxes<Isa, T>& kept, std::ptrdiff_t cell_index, const Candidate<I
             storeu(block.y1 + i, c.y1);
             storeu(block.x2 + i, c.x2);
             storeu(block.y2 + i, c.y2);
-            storeu(block.bound + i, c.bound);
+            storeu(block.term + i, c.term);
         }
         return;
     }
@@ -209,7 +214,7 @@ void enter(KeptBoxes<Isa, T>& kept, std::ptrdiff_t cell_index, const Candidate<I
     block.y1[lane] = c.box.y1;
     block.x2[lane] = c.box.x2;
     block.y2[lane] = c.box.y2;
-    block.bound[lane] = c.bound[0];
+    block.term[lane] = c.term[0];
 }
 
 // A range of cells which contains the cell of every centre within reach.
@@ -241,11 +246,11 @@ void keep(KeptBoxes<Isa, T>& kept, const Candidate<Isa, T>& c, std::ptrdiff_t re
             enter(kept, std::ptrdiff_t{row} * kept.x.cells + column, c);
 }
 
-template <class Isa, class T>
+template <class Isa, class T, class Test>
 [[gnu::always_inline]] inline bool suppressed_in_cell(const KeptBoxes<Isa, T>& kept,
                                                       std::ptrdiff_t cell,
                                                       const Candidate<Isa, T>& c,
-                                                      const IouTest<T>& test) {
+                                                      const Test& test) {
     for (std::int32_t block = kept.cells[cell].block; block >= 0; block = kept.next[block])
         if (suppressed_in(kept.blocks[block], c, test)) return true;
     return false;
@@ -280,10 +285,10 @@ template <class Isa, class T>
 }
 
 template <class Isa, class T>
-void lay_grid(KeptBoxes<Isa, T>& kept, const Box<T>* boxes, std::ptrdiff_t n, double threshold,
-              std::ptrdiff_t max_cells) {
-    kept.reach =
-        threshold >= 0.5 ? 1.0 - threshold : (1.0 - threshold) / (2.0 * threshold);
+void lay_grid(KeptBoxes<Isa, T>& kept, const Box<T>* boxes, std::ptrdiff_t n,
+              double needed_overlap, std::ptrdiff_t max_cells) {
+    kept.reach = needed_overlap >= 0.5 ? 1.0 - needed_overlap
+                                       : (1.0 - needed_overlap) / (2.0 * needed_overlap);
     kept.x = kept.y = {T{0}, T{0}, 1};
     constexpr double largest_reach = 64;
     if (n <= sweep_limit || !(kept.reach < largest_reach)) return;
@@ -305,10 +310,10 @@ void lay_grid(KeptBoxes<Isa, T>& kept, const Box<T>* boxes, std::ptrdiff_t n, do
 }
 
 // boxes[0..n) in order of score. Writes the positions of those kept, at most max_kept, and returns
-// how many they are.
-template <class Isa, class T>
+// how many they are. The test is IouTest or one with the same three functions.
+template <class Isa, class T, class Test>
 std::ptrdiff_t greedy(std::uint32_t* kept_positions, const Box<T>* boxes, std::ptrdiff_t n,
-                      double threshold, std::ptrdiff_t max_kept, void* scratch) {
+                      const Test& test, std::ptrdiff_t max_kept, void* scratch) {
     using V = Vec<Isa, T>;
     GreedyScratch<Isa, T> sizes(n);
     KeptBoxes<Isa, T> kept;
@@ -317,10 +322,9 @@ std::ptrdiff_t greedy(std::uint32_t* kept_positions, const Box<T>* boxes, std::p
     kept.cells = reinterpret_cast<typename KeptBoxes<Isa, T>::Cell*>(kept.next + sizes.blocks);
     kept.used = 0;
     kept.capacity = static_cast<std::int32_t>(sizes.grid_blocks);
-    lay_grid(kept, boxes, n, threshold, sizes.max_cells);
+    lay_grid(kept, boxes, n, test.needed_overlap(), sizes.max_cells);
     std::ptrdiff_t everywhere = std::ptrdiff_t{kept.x.cells} * kept.y.cells;
     for (std::ptrdiff_t cell = 0; cell <= everywhere; ++cell) kept.cells[cell] = {-1, 0};
-    IouTest<T> test = make_iou_test<Isa, T>(threshold);
 
     std::ptrdiff_t count = 0;
     for (std::ptrdiff_t i = 0; i < n && count < max_kept; ++i) {
@@ -329,13 +333,12 @@ std::ptrdiff_t greedy(std::uint32_t* kept_positions, const Box<T>* boxes, std::p
             std::ptrdiff_t cell =
                 std::ptrdiff_t{grid_cell<Isa>(kept.y, middle<Isa>(box.y1, box.y2))} * kept.x.cells +
                 grid_cell<Isa>(kept.x, middle<Isa>(box.x1, box.x2));
-            T bound = test_bound<Isa>(test, box);
             Candidate<Isa, T> c = {box,
                                    V::splat(box.x1),
                                    V::splat(box.y1),
                                    V::splat(box.x2),
                                    V::splat(box.y2),
-                                   V::splat(bound)};
+                                   V::splat(test_term<Isa>(test, box, i))};
             if (suppressed_in_cell(kept, cell, c, test) ||
                 suppressed_in_cell(kept, everywhere, c, test))
                 continue;
@@ -358,8 +361,8 @@ std::ptrdiff_t nms(std::int64_t* kept, BoxRows<T> boxes, const std::uint32_t* or
     Box<C>* sorted = reinterpret_cast<Box<C>*>(memory + greedy_size);
     std::uint32_t* positions = reinterpret_cast<std::uint32_t*>(memory + greedy_size + boxes_size);
     for (std::ptrdiff_t i = 0; i < count; ++i) sorted[i] = load_box<Isa>(boxes, order[i]);
-    std::ptrdiff_t kept_count =
-        greedy<Isa>(positions, sorted, count, threshold, max_output, memory);
+    std::ptrdiff_t kept_count = greedy<Isa>(
+        positions, sorted, count, make_iou_test<Isa, C>(threshold), max_output, memory);
     for (std::ptrdiff_t i = 0; i < kept_count; ++i) kept[i] = order[positions[i]];
     return kept_count;
 }
@@ -402,6 +405,7 @@ std::ptrdiff_t batched_nms(std::int64_t* kept, BoxRows<T> boxes, Strided<std::in
     }
     first[tasks] = static_cast<std::uint32_t>(count);
 
+    const IouTest<C> test = make_iou_test<Isa, C>(threshold);
     parallel_for<Isa>(tasks, [&](std::ptrdiff_t task) {
         std::ptrdiff_t end = first[task + 1];
         std::ptrdiff_t largest = 0;
@@ -417,8 +421,8 @@ std::ptrdiff_t batched_nms(std::int64_t* kept, BoxRows<T> boxes, Strided<std::in
         for (std::ptrdiff_t i = first[task], next; i < end; i = next) {
             for (next = i; next < end && entries[next].key == entries[i].key; ++next)
                 grouped[next] = load_box<Isa>(boxes, order[entries[next].index]);
-            std::ptrdiff_t kept_count = greedy<Isa>(positions, grouped + i, next - i, threshold,
-                                                    max_output, scratch);
+            std::ptrdiff_t kept_count =
+                greedy<Isa>(positions, grouped + i, next - i, test, max_output, scratch);
             for (std::ptrdiff_t k = 0; k < kept_count; ++k)
                 is_kept[entries[i + positions[k]].index] = 1;
         }
