@@ -37,7 +37,9 @@ def program(sources, flags=()):
 
 
 def level_flags(level):
-    march = [] if sys.platform == "darwin" or "x86-64-v3" not in stableops.available_isas() else [
-        "-march=" + level.replace("baseline", "x86-64")
-    ]
+    march = (
+        []
+        if sys.platform == "darwin" or "x86-64-v3" not in stableops.available_isas()
+        else ["-march=" + level.replace("baseline", "x86-64")]
+    )
     return (f"-DSTABLEOPS_ISA={TAGS[level]}", *march)

@@ -11,6 +11,13 @@ import numpy as np
 
 import stableops as so
 
+
+def rotated(rng, n):
+    """A crowd of boxes (centre, size, degrees)."""
+    boxes = so.box_convert(crowd(rng, n, np.float64)[0], "xyxy", "cxcywh")
+    return np.concatenate([boxes, rng.uniform(-180, 180, (n, 1))], axis=1)
+
+
 CASES = {}
 
 
@@ -59,6 +66,18 @@ CASES = {
             so.complete_box_iou,
         )
     ],
+    "soft_nms": lambda rng: [
+        array
+        for method in ("linear", "gaussian")
+        for array in so.soft_nms(*crowd(rng, 2000), method=method)
+    ],
+    "weighted_boxes_fusion": lambda rng: so.weighted_boxes_fusion(
+        *crowd(rng, 2000), rng.integers(0, 3, 2000), rng.integers(0, 4, 2000)
+    ),
+    "boxes_rotated": lambda rng: [
+        so.box_iou_rotated(rotated(rng, 300), rotated(rng, 200)),
+        so.nms_rotated(rotated(rng, 2000), rng.random(2000), 0.4),
+    ],
     "box_convert": lambda rng: [
         so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
         so.box_area(crowd(rng, 999, np.float64)[0]),
@@ -72,6 +91,8 @@ CASES = {
         so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
     ],
 }
+
+
 @case
 def nms(rng):
     return [so.nms(*crowd(rng, 5000), 0.5)]

@@ -49,7 +49,9 @@ def exact_fma(a, b, c, dtype):
     function = libm.fmaf if dtype == np.float32 else libm.fma
     kind = ctypes.c_float if dtype == np.float32 else ctypes.c_double
     function.restype, function.argtypes = kind, [kind] * 3
-    return np.array([function(*t) for t in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)], dtype)
+    return np.array(
+        [function(*t) for t in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)], dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -51,8 +51,10 @@ def conv(node, x, weight, bias=None):
     stride = tuple(node.get("strides", [1, 1]))
     padding = ((pads[0], pads[2]), (pads[1], pads[3]))
     if auto_pad == "SAME_LOWER":
-        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in
-                 zip(x.shape[2:], stride, weight.shape[2:], strict=True)]
+        total = [
+            max((-(-n // s) - 1) * s + k - n, 0)
+            for n, s, k in zip(x.shape[2:], stride, weight.shape[2:], strict=True)
+        ]
         padding = tuple((-(-t // 2), t // 2) for t in total)
     elif auto_pad == "SAME_UPPER":
         padding = "same"
@@ -103,7 +105,9 @@ def gemm(node, a, b, c=None):
     return (so.linear(a.T if node.get("transA") else a, b if node.get("transB") else b.T, c),)
 
 
-def non_max_suppression(node, boxes, scores, max_output=None, iou_threshold=None, score_threshold=None):
+def non_max_suppression(
+    node, boxes, scores, max_output=None, iou_threshold=None, score_threshold=None
+):
     limit = 0 if max_output is None else int(np.ravel(max_output)[0])
     iou = 0.0 if iou_threshold is None else float(np.ravel(iou_threshold)[0])
     lowest = -np.inf if score_threshold is None else float(np.ravel(score_threshold)[0])
