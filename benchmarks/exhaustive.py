@@ -1,109 +1,144 @@
-"""Run float32 sigmoid, softplus and log_sigmoid on all 2^32 inputs and count wrong roundings.
+"""All 2**32 float32 inputs of an elementwise function: is each result correctly rounded?"""
 
-The reference (exhaustive.cpp, compiled when needed) is the C library's long double; what that cannot
-decide is settled by mpmath.
-"""
+from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+import functools
+import importlib
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import mpmath
 import numpy as np
 
-import stableops
+from benchmarks import exact
+from benchmarks.machine import available_cpus
+from benchmarks.peers import OURS, Peer
+from benchmarks.worker import THREAD_VARIABLES, environment
 
-FUNCTIONS = {"sigmoid": 0, "softplus": 1, "log_sigmoid": 2}
 CHUNK = 1 << 22
-CAPACITY = 1000
+# NumPy's exp and log1p in float64 are within 4 ULP each; closer to a rounding boundary than this
+# the float64 reference does not decide, and mpmath does
+MARGIN = 2.0**-47
 
 
-def _checker(folder):
-    """Compile exhaustive.cpp and return its check()."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        msg = "no C++ compiler found; set CXX"
-        raise RuntimeError(msg)
-    library = Path(folder) / "exhaustive.so"
-    source = Path(__file__).with_suffix(".cpp")
-    flags = ["-std=c++20", "-O2", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
-    check = ctypes.CDLL(str(library)).check
-    check.restype = ctypes.c_int64
-    check.argtypes = [
-        ctypes.c_int,
-        ctypes.c_uint32,
-        ctypes.c_int64,
-        *[ctypes.c_void_p] * 1,
-        ctypes.c_int64,
-        *[ctypes.c_void_p] * 3,
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    return np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0)
+
+
+def log_sigmoid(x: np.ndarray) -> np.ndarray:
+    return -softplus(-x)
+
+
+FUNCTIONS = {
+    "sigmoid": (sigmoid, exact.sigmoid),
+    "log_sigmoid": (log_sigmoid, exact.log_sigmoid),
+    "softplus": (softplus, exact.softplus),
+}
+
+
+@dataclass
+class Finding:
+    """What a range of inputs showed."""
+
+    checked: int = 0
+    by_mpmath: int = 0
+    wrong: int = 0
+    worst_ulp: float = 0.5
+    worst_input: float | None = None
+
+    def add(self, other: Finding) -> None:
+        self.checked += other.checked
+        self.by_mpmath += other.by_mpmath
+        self.wrong += other.wrong
+        if other.worst_ulp > self.worst_ulp:
+            self.worst_ulp, self.worst_input = other.worst_ulp, other.worst_input
+
+
+def check(module: str, name: str, start: int) -> Finding:
+    """The inputs whose bits are start, start + 1, ..., start + CHUNK - 1."""
+    library = importlib.import_module(module)
+    reference, exact_function = FUNCTIONS[name]
+    x = np.arange(start, start + CHUNK, dtype=np.uint32).view(np.float32)
+    results = getattr(library, name)(x)()
+    with np.errstate(all="ignore"):
+        wide = reference(x.astype(np.float64))
+        low, high = ((wide * (1 + margin)).astype(np.float32) for margin in (-MARGIN, MARGIN))
+    rounded = wide.astype(np.float32)
+    undecided = np.flatnonzero((low != high) & ~np.isnan(wide))
+    for i in undecided:
+        rounded[i] = nearest(exact_function(mpmath.mpf(float(x[i]))), float(wide[i]))
+    wrong = (results != rounded) & ~(np.isnan(results) & np.isnan(rounded))
+    finding = Finding(CHUNK, len(undecided), int(np.count_nonzero(wrong)))
+    if finding.wrong:
+        places = np.flatnonzero(wrong)
+        unit = np.spacing(np.abs(rounded[places])).astype(np.float64)
+        errors = np.abs(results[places].astype(np.float64) - wide[places]) / unit
+        errors[np.isnan(errors)] = np.inf
+        finding.worst_ulp = float(errors.max())
+        finding.worst_input = float(x[places[np.argmax(errors)]])
+    return finding
+
+
+def nearest(value: mpmath.mpf, estimate: float) -> np.float32:
+    """The float32 next to `value`, which is not exactly between two."""
+    centre = np.float32(estimate)
+    candidates = [
+        centre,
+        np.nextafter(centre, np.float32(-np.inf)),
+        np.nextafter(centre, np.float32(np.inf)),
     ]
-    return check
+    return min(candidates, key=lambda candidate: abs(mpmath.mpf(float(candidate)) - value))
 
 
-def correctly_rounded(name, x):
-    """The float32 next to the exact value of the function at the float32 x, by mpmath."""
-    with mpmath.workprec(300):
-        x = mpmath.mpf(float(x))
-        if name == "sigmoid":
-            exact = 1 / (1 + mpmath.exp(-x))
-        elif name == "softplus":
-            exact = mpmath.log1p(mpmath.exp(x))
-        else:
-            exact = -mpmath.log1p(mpmath.exp(-x))
-        # In units of the last place: an integer after rounding to nearest, ties to even.
-        exponent = max(int(mpmath.frexp(exact)[1]) - 24, -149)
-        return np.float32(float(mpmath.ldexp(mpmath.nint(mpmath.ldexp(exact, -exponent)), exponent)))
+def prepare(module: str) -> None:
+    importlib.import_module(module).load(1)
 
 
-def run(name, *, first=0, count=1 << 32, threads=None, progress=None):
-    """Check stableops' float32 function `name` on `count` bit patterns from `first` on.
-
-    Returns a dict: inputs, wrong (how many results are not correctly rounded), wrong_inputs (the first
-    of them), settled (inputs that needed mpmath).
-    """
-    function = FUNCTIONS[name]
-    compute = getattr(stableops, name)
-    wrong_inputs, settled = [], []
-    wrong = done = 0
-    with tempfile.TemporaryDirectory() as folder:
-        check = _checker(folder)
-
-        def chunk(start):
-            n = min(CHUNK, first + count - start)
-            bits = np.arange(start, start + n, dtype=np.uint64).astype(np.uint32)
-            y = compute(bits.view(np.float32))
-            bad, open_ = np.zeros((2, CAPACITY), np.uint32)
-            undecided = ctypes.c_int64(0)
-            found = check(
-                function, start, n, y.ctypes.data, CAPACITY, bad.ctypes.data, open_.ctypes.data,
-                ctypes.addressof(undecided),
-            )  # fmt: skip
-            bad = list(bad[: min(found, CAPACITY)])
-            for b in open_[: undecided.value]:
-                x, got = b.view(np.float32), y[int(b) - start]
-                if got != correctly_rounded(name, x):
-                    found += 1
-                    bad.append(b)
-            return n, found, bad, list(open_[: undecided.value])
-
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            for n, found, bad, open_ in pool.map(chunk, range(first, first + count, CHUNK)):
-                done += n
-                wrong += found
-                wrong_inputs += [float(b.view(np.float32)) for b in bad]
-                settled += [float(b.view(np.float32)) for b in open_]
-                if progress is not None:
-                    progress(done, wrong)
-    return {"inputs": done, "wrong": wrong, "wrong_inputs": wrong_inputs[:20], "settled": settled}
+def run(peer: Peer, name: str, say: Callable[[str], None]) -> Finding:
+    total, begin, said = Finding(), time.monotonic(), 0.0
+    context = multiprocessing.get_context("spawn")
+    starts = range(0, 1 << 32, CHUNK)
+    with (
+        environment(dict.fromkeys(THREAD_VARIABLES, "1")),
+        context.Pool(len(available_cpus()), prepare, (peer.module,)) as pool,
+    ):
+        findings = pool.imap_unordered(functools.partial(check, peer.module, name), starts)
+        for done, finding in enumerate(findings, 1):
+            total.add(finding)
+            elapsed = time.monotonic() - begin
+            if elapsed - said > 15:
+                said = elapsed
+                left = elapsed / done * (len(starts) - done)
+                say(f"{peer.name} {name}: {done / len(starts):.0%}, {left:.0f} s left")
+    return total
 
 
-if __name__ == "__main__":
-    import sys
-
-    for name in sys.argv[1:] or FUNCTIONS:
-        print(name, stableops.active_isa(), run(name))
+def main(name: str, peers: Sequence[Peer], say: Callable[[str], None]) -> int:
+    """Print a line for each library; 1 if stableops rounds an input incorrectly."""
+    if name not in FUNCTIONS:
+        raise ValueError(f"exhaustive={name!r}: one of {', '.join(FUNCTIONS)}")
+    status = 0
+    for peer in peers:
+        if peer.missing:
+            say(f"{peer.name} is not installed: {peer.install}")
+            continue
+        if not hasattr(importlib.import_module(peer.module), name):
+            say(f"{peer.name} has no {name}")
+            continue
+        found = run(peer, name, say)
+        line = (
+            f"{peer.name} {name}: {found.checked:,} inputs, {found.by_mpmath:,} decided by mpmath, "
+            f"{found.wrong:,} not correctly rounded"
+        )
+        if found.worst_input is not None:
+            line += f", the worst {found.worst_ulp:.4g} ULP at {found.worst_input:.9g}"
+        print(line)
+        status |= int(peer.name == OURS and found.wrong > 0)
+    return status

@@ -5,12 +5,14 @@
 #include <cstdint>
 
 #include "conv2d_shape.h"
+#include "cross_entropy_plan.h"
 #include "detection.h"
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
-#include "reduction.h"
 #include "pool2d_shape.h"
+#include "reduction.h"
+#include "row_plan.h"
 
 namespace stableops {
 
@@ -139,6 +141,39 @@ struct PerDtype {
     }
 };
 
+// Reductions over rows. An operand carries its storage type, so there is one kernel for float64 and
+// one for everything that is computed in float32. The output may be an input itself.
+struct SoftmaxKernels {
+    // mask: booleans, or nullptr.
+    void (*softmax)(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                    const RowOperand* mask);
+    void (*log_softmax)(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                        const RowOperand* mask);
+    void (*softmax_backward)(const RowShape& shape, const RowOperand& grad_x,
+                             const RowOperand& grad_y, const RowOperand& y);
+    void (*log_softmax_backward)(const RowShape& shape, const RowOperand& grad_x,
+                                 const RowOperand& grad_y, const RowOperand& y);
+};
+
+struct LogSumExpKernels {
+    // y and sign have one value a row. sign may be nullptr; b are weights (or booleans), or nullptr.
+    void (*logsumexp)(const RowShape& shape, const RowOperand& y, const RowOperand* sign,
+                      const RowOperand& x, const RowOperand* b);
+    void (*logsumexp_backward)(const RowShape& shape, const RowOperand& grad_x,
+                               const RowOperand& grad_y, const RowOperand& x);
+};
+
+struct CrossEntropyKernels {
+    void (*softmax_cross_entropy)(const CrossEntropyArguments& arguments);
+};
+
+// One family of row kernels for each type that is computed in.
+template <class Family>
+struct PerCompute {
+    Family float64;
+    Family float32;
+};
+
 // The kernels of one family at one level, defined in isa/<family>.cpp and constant-initialised:
 // nothing compiled for a level may run before the CPU has been asked for it.
 template <class Isa, class Family>
@@ -150,6 +185,9 @@ struct Kernels {
     const char* level;
     const PerDtype<ElementwiseKernels>& elementwise;
     const PerDtype<SigmoidCrossEntropyKernels>& sigmoid_cross_entropy;
+    const PerCompute<SoftmaxKernels>& softmax;
+    const PerCompute<LogSumExpKernels>& logsumexp;
+    const PerCompute<CrossEntropyKernels>& softmax_cross_entropy;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
     const PerDtype<BoxesKernels>& boxes;

@@ -7,6 +7,7 @@ and compares. A family adds its operations as functions marked @case. Sizes are 
 import hashlib
 import json
 
+import ml_dtypes
 import numpy as np
 
 import stableops as so
@@ -91,6 +92,72 @@ CASES = {
         so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
     ],
 }
+def logits(rng, dtype):
+    return (rng.standard_normal((5, 67, 301)) * 9).astype(dtype)
+
+
+ROW_FUNCTIONS = (so.softmax, so.log_softmax, so.logsumexp)
+ROW_DTYPES = (np.float32, np.float64)
+
+
+@case
+def softmax_and_logsumexp(rng):
+    axes = (0, 1, 2, (0, 2))
+    return [f(logits(rng, t), axis) for f in ROW_FUNCTIONS for t in ROW_DTYPES for axis in axes]
+
+
+@case
+def softmax_of_long_rows(rng):
+    rows = rng.standard_normal((2, 100_003)) * 9
+    return [f(rows.astype(dtype)) for f in ROW_FUNCTIONS for dtype in ROW_DTYPES]
+
+
+@case
+def logsumexp_next_to_0(rng):
+    return [so.logsumexp(so.log_softmax(logits(rng, dtype))) for dtype in ROW_DTYPES]
+
+
+@case
+def softmax_backward(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        g, x = logits(rng, dtype), logits(rng, dtype)
+        results += [
+            so.softmax_backward(g, so.softmax(x)),
+            so.log_softmax_backward(g, so.log_softmax(x)),
+            so.logsumexp_backward(g[..., 0], x, so.logsumexp(x)),
+        ]
+    return results
+
+
+@case
+def softmax_cross_entropy(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        for smoothing in (0, 0.1):
+            x, labels = logits(rng, dtype), rng.integers(0, 67, (5, 301))
+            settings = {"axis": 1, "label_smoothing": smoothing, "return_grad": True}
+            results += so.softmax_cross_entropy(x, labels, **settings)
+    return results
+
+
+@case
+def box_measures(rng):
+    boxes1, boxes2 = crowd(rng, 333)[0], crowd(rng, 1001)[0]
+    return [
+        so.box_iou(boxes1, boxes2),
+        so.generalized_box_iou(boxes1, boxes2),
+        so.distance_box_iou(boxes1, boxes2),
+        so.complete_box_iou(boxes1, boxes2),
+    ]
+
+
+@case
+def box_convert(rng):
+    return [
+        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
+        so.box_area(crowd(rng, 999, np.float64)[0]),
+    ]
 
 
 @case
@@ -130,18 +197,36 @@ def pooling(rng, dtype):
 
 
 @case
-def pool2d_float64(rng):
-    return pooling(rng, np.float64)
+def pool2d(rng):
+    dtypes = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
+    return [result for dtype in dtypes for result in pooling(rng, dtype)]
 
 
 @case
-def pool2d_float32(rng):
-    return pooling(rng, np.float32)
+def logistic_family(rng):
+    results = []
+    for dtype in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16):
+        x, g = (rng.standard_normal((2, 300, 1001)) * 9).astype(dtype)
+        for f in (so.sigmoid, so.log_sigmoid, so.softplus):
+            results.append(f(x))
+        results += [
+            so.sigmoid_backward(g, results[-3]),
+            so.log_sigmoid_backward(g, x),
+            so.softplus_backward(g, x),
+        ]
+    return results
 
 
 @case
-def pool2d_float16(rng):
-    return pooling(rng, np.float16)
+def sigmoid_cross_entropy(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        x, y, w = (rng.random((3, 70, 3001)) * 18 - 9).astype(dtype)
+        for reduction in ("none", "mean"):
+            results += so.sigmoid_cross_entropy(
+                x, y, weight=w, pos_weight=abs(w), reduction=reduction, return_grad=True
+            )
+    return results
 
 
 def digest(arrays):

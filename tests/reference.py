@@ -2,11 +2,13 @@
 an error against them."""
 
 import math
+import functools
 from fractions import Fraction
 
 import ml_dtypes
 import mpmath
 import numpy as np
+from mpmath import mpf
 
 
 def ulp(x, dtype):
@@ -38,6 +40,90 @@ def relu_backward(grad_output, output):
     with np.errstate(invalid="ignore"):  # ml_dtypes warns of comparisons with NaN
         positive = output > 0
     return np.where(positive, grad_output, np.zeros((), np.asarray(grad_output).dtype))
+
+
+# Elementwise functions at one number, to 60 digits (more than 300 where x is tiny or huge).
+
+
+def _precise(function):
+    """Compute with enough bits for every digit of a float64 argument of any size."""
+
+    @functools.wraps(function)
+    def wrapper(*values):
+        with mpmath.workprec(2400 if any(0 < abs(v) < 1e-100 for v in values) else 300):
+            return function(*map(mpf, values))
+
+    return wrapper
+
+
+@_precise
+def sigmoid(x):
+    return 1 / (1 + mpmath.exp(-x))
+
+
+@_precise
+def softplus(x):
+    return mpmath.log1p(mpmath.exp(x)) if x < 0 else x + mpmath.log1p(mpmath.exp(-x))
+
+
+def log_sigmoid(x):
+    return -softplus(-x)
+
+
+@_precise
+def sigmoid_backward(grad_output, output):
+    return grad_output * output * (1 - output)
+
+
+@_precise
+def softplus_backward(grad_output, x):
+    return grad_output * sigmoid(x)
+
+
+@_precise
+def log_sigmoid_backward(grad_output, x):
+    return grad_output * sigmoid(-x)
+
+
+@_precise
+def sigmoid_cross_entropy(x, y, weight=1.0, pos_weight=1.0):
+    return weight * (pos_weight * y * softplus(-x) + (1 - y) * softplus(x))
+
+
+@_precise
+def sigmoid_cross_entropy_grad(x, y, weight=1.0, pos_weight=1.0):
+    return weight * ((1 - y) * sigmoid(x) - pos_weight * y * sigmoid(-x))
+
+
+def unit(exact, dtype):
+    """The unit in the last place of dtype next to the mpf `exact`."""
+    info = ml_dtypes.finfo(dtype)
+    lowest = int(np.frexp(np.float64(info.smallest_normal))[1])
+    exponent = max(int(mpmath.frexp(exact)[1]), lowest) if exact else lowest
+    return mpmath.ldexp(mpf(1), exponent - info.nmant - 1)
+
+
+def ulp_error(got, exact, dtype):
+    """|got - exact| in units in the last place, as a float; an overflowed result counts as 2^emax."""
+    top = mpmath.ldexp(mpf(1), int(np.frexp(np.float64(ml_dtypes.finfo(dtype).max))[1]))
+    got = float(got)
+    value = mpf(got) if np.isfinite(got) else mpmath.sign(mpf(got)) * top
+    with mpmath.workprec(300):
+        return float(abs(value - exact) / unit(exact, dtype)) if not np.isnan(got) else np.inf
+
+
+def worst_ulp_error(got, exact, dtype):
+    """The largest error of an array against a list of mpf, and where it is."""
+    errors = [ulp_error(g, e, dtype) for g, e in zip(np.ravel(got), exact, strict=True)]
+    where = int(np.argmax(errors))
+    return errors[where], where
+
+
+def rounded(x, dtype):
+    """The long double array x rounded to dtype once, to nearest even."""
+    step = ulp(x, dtype).astype(np.longdouble)
+    with np.errstate(over="ignore"):
+        return (np.rint(x / step) * step).astype(np.float64).astype(dtype)
 
 
 def exact_boxes(boxes):
@@ -243,7 +329,7 @@ def average_error(y, x, rows, cols, divisors):
 
 
 def average_backward_error(grad_x, grad_y, rows, cols, divisors):
-    """The same for the gradient: every element adds grad_y / divisor over the windows that hold it."""
+    """The same for the gradient: each element adds grad_y / divisor over the windows that hold it."""
     got, grads = exact_integers(grad_x), exact_integers(grad_y)
     most = np.zeros(grad_x.shape[2:], int)
     common = int(np.lcm.reduce(np.abs(divisors.astype(np.int64)).ravel()))
@@ -260,7 +346,7 @@ def average_backward_error(grad_x, grad_y, rows, cols, divisors):
 
 
 def _worst(error, size, divisor, dtype, terms=1):
-    """max of error / (eps * size), where 0.51 of the smallest subnormal a term counts as nothing."""
+    """max of error / (eps * size); 0.51 of the smallest subnormal a term counts as nothing."""
     info = ml_dtypes.finfo(dtype)
     tiny = int(exact_integers(info.smallest_subnormal)) * abs(divisor) * terms
     eps = 2**info.nmant
@@ -365,3 +451,53 @@ def weighted_boxes_fusion(boxes, scores, idxs, model, iou_threshold, skip_thresh
         cluster["score"] = mean * min(n, len(weights)) / sum(weights)
     clusters.sort(key=lambda cluster: -cluster["score"])
     return tuple([cluster[key] for cluster in clusters] for key in ("box", "score", "class"))
+def exact_hull(a, b):
+    """The smallest box around all corners of two rows of exact_boxes."""
+    x, y = [a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]
+    return [min(x), min(y), max(x), max(y)]
+
+
+def generalized_box_iou(a, b):
+    """Of two rows of exact_boxes, as a Fraction."""
+    hull = exact_area(exact_hull(a, b))
+    whole = exact_area(a) + exact_area(b) - exact_intersection(a, b)
+    return exact_iou(a, b) - ((hull - whole) / hull if hull else 0)
+
+
+def distance_box_iou(a, b):
+    """Of two rows of exact_boxes, as a Fraction."""
+    x1, y1, x2, y2 = exact_hull(a, b)
+    diagonal = (x2 - x1) ** 2 + (y2 - y1) ** 2
+    offset = (a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2
+    return exact_iou(a, b) - (offset / 4 / diagonal if diagonal else 0)
+
+
+def complete_box_iou(a, b):
+    """Of two rows of exact_boxes, as an mpf."""
+
+    def angle(box):
+        width, height = (max(box[i + 2] - box[i], 0) for i in (0, 1))
+        return mpmath.atan2(to_mpf(width), to_mpf(height)) if width or height else mpmath.mpf(0)
+
+    with mpmath.workprec(200):
+        v = 4 / mpmath.pi**2 * (angle(a) - angle(b)) ** 2
+        alpha = v / (1 - to_mpf(exact_iou(a, b)) + v) if v else 0
+        return to_mpf(distance_box_iou(a, b)) - alpha * v
+
+
+def to_mpf(fraction):
+    return mpmath.mpf(fraction.numerator) / fraction.denominator
+
+
+def box_convert(box, in_fmt, out_fmt):
+    """One row of exact_boxes in another format."""
+    a, b, c, d = box
+    if in_fmt == "xywh":
+        c, d = a + c, b + d
+    elif in_fmt == "cxcywh":
+        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
+    if out_fmt == "xywh":
+        c, d = c - a, d - b
+    elif out_fmt == "cxcywh":
+        a, b, c, d = (a + c) / 2, (b + d) / 2, c - a, d - b
+    return [a, b, c, d]

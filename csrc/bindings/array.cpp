@@ -318,6 +318,13 @@ std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* n
     return axes;
 }
 
+Reduction reduction_of(const std::string& name) {
+    if (name == "mean") return Reduction::mean;
+    if (name == "sum") return Reduction::sum;
+    if (name == "none") return Reduction::none;
+    throw py::value_error("reduction='" + name + "' is not allowed; 'mean', 'sum' and 'none' are");
+}
+
 void check_same_shape(const Array& a, const char* a_name, const Array& b, const char* b_name) {
     if (a.ndim() == b.ndim() && std::equal(a.shape(), a.shape() + a.ndim(), b.shape())) return;
     throw py::value_error(std::string(a_name) + " has shape " + shape_text(a) + " and " + b_name +

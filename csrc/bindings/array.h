@@ -21,6 +21,7 @@
 
 #include "../dtypes.h"
 #include "../elementwise_plan.h"
+#include "../reduction.h"
 #include "../runtime/float_environment.h"
 
 namespace py = pybind11;
@@ -88,8 +89,14 @@ std::string text_of(const py::handle& value);
 // Axes of an `axis` argument (int, tuple of ints, None for all), non-negative, ascending.
 std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* name);
 
+// The `reduction` argument of a loss: "mean", "sum" or "none", else ValueError.
+Reduction reduction_of(const std::string& name);
+
 // ValueError unless the two have the same shape.
 void check_same_shape(const Array& a, const char* a_name, const Array& b, const char* b_name);
+
+// A `reduction` argument; ValueError if it is none of "mean", "sum", "none".
+Reduction reduction_of(const std::string& name);
 
 // Where results go: a new array laid out like `like` (K order), or the caller's `out`.
 class Output {

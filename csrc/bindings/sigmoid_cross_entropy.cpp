@@ -7,13 +7,6 @@
 namespace stableops {
 namespace {
 
-Reduction reduction_of(const std::string& name) {
-    if (name == "mean") return Reduction::mean;
-    if (name == "sum") return Reduction::sum;
-    if (name == "none") return Reduction::none;
-    throw py::value_error("reduction='" + name + "' is not allowed; 'mean', 'sum' and 'none' are");
-}
-
 // An optional operand in the dtype of the loss, broadcast to the shape of the logits.
 FloatArray broadcast(const py::object& x, const char* name, const FloatArray& logits) {
     FloatArray array = as_float_array(x, name);

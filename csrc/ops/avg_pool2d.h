@@ -6,8 +6,8 @@
 //
 // Shapes: x and grad_x (N, C, H, W); y and grad_y (N, C, out_h, out_w).
 //
-// The canonical order of every sum here: each column from top to bottom, starting from +0, then the
-// column sums from left to right, starting from +0. A column is summed once for all the windows of
+// The canonical order of every sum here: each column from top to bottom, then the column sums from
+// left to right, starting from +0. A column is summed once for all the windows of
 // a row that share it, and R + S additions round less than R * S do. Forward and backward are one
 // pass, since the windows that hold an element are consecutive on either axis too: they differ in
 // the spans of rows and columns, and in whether the divisor belongs to the result or to the terms.
@@ -16,8 +16,8 @@
 // once more for float32, twice for the narrow ones: |error| <= (0.5 + n * 2^-28) ULP for n terms
 // of one sign. float64 sums carry their rounding errors along (TwoSum, Ogita, Rump & Oishi 2005),
 // and the division corrects its quotient by the remainder: |error| <= (0.5 + n^2 * 2^-51) ULP. A
-// float64 row with a result that is not finite is computed again from x * 2^-k, so that no sum
-// overflows where the mean does not; only a row of infinities or NaN pays for that in vain.
+// float64 result that is not finite is computed again from x * 2^-k, so that no sum overflows where
+// the mean does not; only infinities and NaN pay for that in vain.
 #include "../pool2d_shape.h"
 #include "pool2d_rows.h"
 
@@ -129,10 +129,13 @@ struct AvgPoolTypes {
     template <class Lanes>
     [[gnu::always_inline]] static inline void load_parts(D (&part)[parts], const T* p,
                                                          Lanes lanes) {
-        V v = load<Isa>(p, lanes);
-        if constexpr (parts == 1) {
-            part[0] = v;
+        if constexpr (std::is_same_v<T, float> && std::is_same_v<Lanes, AllLanes>) {
+            part[0] = load_widened<Isa>(p);
+            part[1] = load_widened<Isa>(p + D::size);
+        } else if constexpr (parts == 1) {
+            part[0] = load<Isa>(p, lanes);
         } else {
+            V v = load<Isa>(p, lanes);
             part[0] = widen_low(v);
             part[1] = widen_high(v);
         }
@@ -157,14 +160,29 @@ struct AvgPoolTypes {
             return fma(rest, inverse, q);
         }
     }
-    // The same for a single term, added to a sum.
-    [[gnu::always_inline]] static inline void add_quotient(Sum& sum, D x, D divisor, D inverse) {
-        D q = x * inverse;
-        if constexpr (compensated) {
-            D rest = fma(-q, divisor, x);
-            sum.error = fma(rest, inverse, sum.error);
+    // The same of one term, with the quotient's error.
+    [[gnu::always_inline]] static inline Sum term_quotient(D x, D divisor, D inverse) {
+        const D q = x * inverse;
+        if constexpr (!compensated) {
+            return {q, D::zero()};
+        } else {
+            return {q, fma(-q, divisor, x) * inverse};
         }
-        sum.add(q);
+    }
+
+    // All lanes that count are finite.
+    template <class Lanes>
+    [[gnu::always_inline]] static inline bool finite(D v, Lanes lanes) {
+        unsigned bad = mask_bits(is_nan(v - v));
+        if constexpr (std::is_same_v<Lanes, FirstLanes>) bad &= (1u << lanes.count) - 1u;
+        return bad == 0;
+    }
+    // What scaled data gave, where the plain result is not finite: a finite result must not depend
+    // on its neighbours.
+    template <class Lanes>
+    [[gnu::always_inline]] static inline D replace_not_finite(const T* y, D scaled, Lanes lanes) {
+        D old = load<Isa>(y, lanes);
+        return select(is_nan(old - old), scaled, old);
     }
 };
 
@@ -186,8 +204,12 @@ struct PoolRows {
 };
 
 // Everything but the data: the pass for one result row works on these.
-template <class Isa, class T>
+template <class Isa, class T, bool backward>
 struct AvgPoolPass {
+    using Types = AvgPoolTypes<Isa, T>;
+    using D = typename Types::D;
+    using Sum = typename Types::Sum;
+
     PoolAxis<Isa> h, w;
     std::int64_t divisor;  // 0: the elements of the window
     std::ptrdiff_t left;   // zeros before column 0 of `columns`
@@ -201,48 +223,54 @@ struct AvgPoolPass {
     std::ptrdiff_t columns_length() const {
         return left + w.source + (stepwise() ? 0 : w.kernel) + slack;
     }
+    std::ptrdiff_t result_length() const { return w.result + slack; }
+    std::ptrdiff_t divisors_length() const {
+        return (backward ? w.source : w.result) + slack;
+    }
+    // One result a plane: those of `planes` planes are finished together.
+    bool whole_planes() const { return !backward && h.result == 1 && w.result == 1; }
+    static constexpr std::ptrdiff_t planes = Vec<Isa, float>::size;
+
     // Window by window; else vectors of windows, which read the padding too.
-    bool stepwise() const {
-        return w.adaptive || w.kernel > 32 || (w.backward ? w.stride > 1 : w.stride > 2);
+    bool stepwise() const { return w.adaptive || w.kernel > 32 || w.stride > 2; }
+    // The first column of result j, if the source had no end.
+    std::ptrdiff_t first_column(std::ptrdiff_t j) const {
+        if (!backward) return j * w.stride - w.pad;
+        const std::ptrdiff_t start = j + w.pad - w.kernel;
+        return (start >= 0 ? start / w.stride : -((w.stride - 1 - start) / w.stride)) + 1;
     }
 
     std::size_t scratch_size() const {
         using Parts = ScratchParts<Isa>;
-        std::size_t line = sizeof(double) * static_cast<std::size_t>(columns_length());
-        std::size_t result = sizeof(double) * static_cast<std::size_t>(w.result + slack);
-        std::size_t windows_side = w.backward ? line : result;
-        return 2 * Parts::aligned(line) + 4 * Parts::aligned(result) +
-               2 * PoolRows<T>::most * Parts::aligned(windows_side);
+        const auto line = [](std::ptrdiff_t n) {
+            return Parts::aligned(sizeof(double) * static_cast<std::size_t>(n));
+        };
+        return 2 * line(columns_length()) + 4 * line(result_length()) +
+               2 * PoolRows<T>::most * line(divisors_length());
     }
     void use_scratch(ScratchParts<Isa>& parts) {
-        columns = {parts.template take<double>(columns_length()),
-                   parts.template take<double>(columns_length())};
-        for (std::ptrdiff_t i = 0; i < columns_length(); ++i) {
-            columns.total[i] = 0;
-            columns.error[i] = 0;
-        }
-        std::ptrdiff_t result = w.result + slack;
-        windows = {parts.template take<double>(result), parts.template take<double>(result)};
-        begin = parts.template take<std::ptrdiff_t>(result);
-        end = parts.template take<std::ptrdiff_t>(result);
+        const auto zeros = [&](std::ptrdiff_t n) {
+            double* line = parts.template take<double>(n);
+            for (std::ptrdiff_t i = 0; i < n; ++i) line[i] = 0;
+            return line;
+        };
+        columns = {zeros(columns_length()), zeros(columns_length())};
+        windows = {zeros(result_length()), zeros(result_length())};
+        begin = parts.template take<std::ptrdiff_t>(result_length());
+        end = parts.template take<std::ptrdiff_t>(result_length());
         for (std::ptrdiff_t j = 0; j < w.result; ++j) {
             PoolSpan span = w.span(j);
-            begin[j] = left + span.begin;
-            end[j] = left + span.end;
+            begin[j] = span.begin;
+            end[j] = span.end;
         }
-        std::ptrdiff_t windows_side = w.backward ? columns_length() : result;
-        for (PoolDivisors& d : divisors) {
-            d.row_count = 0;
-            d.divisor = parts.template take<double>(windows_side);
-            d.inverse = parts.template take<double>(windows_side);
-            for (std::ptrdiff_t i = 0; i < windows_side; ++i) d.divisor[i] = d.inverse[i] = 0;
-        }
+        for (PoolDivisors& d : divisors)
+            d = {0, zeros(divisors_length()), zeros(divisors_length())};
     }
 
     // The divisors of window row `o`: kept from an earlier row if possible, else in the place of
     // some that none of the first `used` rows of `in` needs.
     const PoolDivisors* divisors_of(std::ptrdiff_t o, const PoolRows<T>& in, int used) {
-        std::ptrdiff_t count = divisor != 0 ? 1 : h.count(o);
+        const std::ptrdiff_t count = divisor != 0 ? 1 : h.count(o);
         for (const PoolDivisors& d : divisors)
             if (d.row_count == count) return &d;
         int slot = 0;
@@ -254,62 +282,119 @@ struct AvgPoolPass {
         }
         PoolDivisors& d = divisors[slot];
         d.row_count = count;
-        std::ptrdiff_t n = w.backward ? w.source : w.result;
+        const std::ptrdiff_t n = backward ? w.source : whole_planes() ? planes : w.result;
         for (std::ptrdiff_t j = 0; j < n; ++j) {
-            d.divisor[j] = static_cast<double>(divisor != 0 ? divisor : count * w.count(j));
+            const std::ptrdiff_t column = whole_planes() ? 0 : j;
+            d.divisor[j] = static_cast<double>(divisor != 0 ? divisor : count * w.count(column));
             d.inverse[j] = 1 / d.divisor[j];
         }
         return &d;
     }
 
+    // sum += x, or x / divisor in the backward pass, whose terms belong to windows; = if `first`.
+    template <bool scaled, bool first>
+    [[gnu::always_inline]] inline void add_term(Sum& sum, D x, D window_divisor,
+                                                D inverse) const {
+        if constexpr (scaled) x = x * D::splat(scale);
+        if constexpr (backward) {
+            const Sum quotient = Types::term_quotient(x, window_divisor, inverse);
+            if constexpr (first) {
+                sum = quotient;
+            } else {
+                sum.add(quotient);
+            }
+        } else if constexpr (first) {
+            sum = {x, D::zero()};
+        } else {
+            sum.add(x);
+        }
+    }
+
     template <bool scaled>
     void add_rows(const PoolRows<T>& in) const {
-        using Types = AvgPoolTypes<Isa, T>;
-        using D = typename Types::D;
-        const PoolLine line = {columns.total + left, columns.error + left};
         for_each_vec<Isa, Types::V::size>(
             w.source, [&](std::ptrdiff_t x, auto lanes) [[gnu::always_inline]] {
-                typename Types::Sum sum[Types::parts];
-                for (int p = 0; p < Types::parts; ++p)
-                    sum[p] = in.starts ? Types::zero() : Types::load_sum(line, x + p * D::size);
-                for (int k = 0; k < in.rows; ++k) {
-                    D part[Types::parts];
-                    Types::load_parts(part, in.row[k] + x, lanes);
-                    for (int p = 0; p < Types::parts; ++p) {
-                        if constexpr (scaled) part[p] = part[p] * D::splat(scale);
-                        if (w.backward) {
-                            Types::add_quotient(
-                                sum[p], part[p],
-                                loadu<Isa>(in.divisors[k]->divisor + x + p * D::size),
-                                loadu<Isa>(in.divisors[k]->inverse + x + p * D::size));
-                        } else {
-                            sum[p].add(part[p]);
-                        }
-                    }
+                if constexpr (std::is_same_v<decltype(lanes), FirstLanes>) {
+                    if (lanes.count <= D::size) return add_rows_at<scaled, 1>(in, x, lanes);
                 }
-                for (int p = 0; p < Types::parts; ++p)
-                    Types::store_sum(line, x + p * D::size, sum[p]);
+                add_rows_at<scaled, Types::parts>(in, x, lanes);
             });
+    }
+    template <bool scaled, int parts, class Lanes>
+    [[gnu::always_inline]] inline void add_rows_at(const PoolRows<T>& in, std::ptrdiff_t x,
+                                                   Lanes lanes) const {
+        const PoolLine line = {columns.total + left, columns.error + left};
+        Sum sum[parts];
+        const auto add_row = [&](int k, auto first) [[gnu::always_inline]] {
+            D part[Types::parts];
+            Types::load_parts(part, in.row[k] + x, lanes);
+            for (int p = 0; p < parts; ++p) {
+                const std::ptrdiff_t at = x + p * D::size;
+                D window_divisor = D::zero(), inverse = D::zero();
+                if constexpr (backward) {
+                    window_divisor = loadu<Isa>(in.divisors[k]->divisor + at);
+                    inverse = loadu<Isa>(in.divisors[k]->inverse + at);
+                }
+                add_term<scaled, decltype(first)::value>(sum[p], part[p], window_divisor, inverse);
+            }
+        };
+        if (in.starts) {
+            add_row(0, std::true_type{});
+        } else {
+            for (int p = 0; p < parts; ++p) sum[p] = Types::load_sum(line, x + p * D::size);
+            add_row(0, std::false_type{});
+        }
+        for (int k = 1; k < in.rows; ++k) add_row(k, std::false_type{});
+        for (int p = 0; p < parts; ++p) Types::store_sum(line, x + p * D::size, sum[p]);
+    }
+    // The columns of a plane that is no wider than a vector, without a detour through memory.
+    void add_narrow_plane(const T* x, std::ptrdiff_t stride_h) const {
+        const FirstLanes lanes{static_cast<int>(w.source)};
+        D part[Types::parts];
+        Types::load_parts(part, x, lanes);
+        Sum sum = {part[0], D::zero()};
+        for (std::ptrdiff_t r = 1; r < h.source; ++r) {
+            Types::load_parts(part, x + r * stride_h, lanes);
+            sum.add(part[0]);
+        }
+        Types::store_sum(columns, left, sum);
+    }
+    void clear_columns() const {
+        for (std::ptrdiff_t x = 0; x < w.source; ++x)
+            columns.total[left + x] = columns.error[left + x] = 0;
+    }
+
+    // The sum of `count` neighbouring columns, for each of a vector of results.
+    [[gnu::always_inline]] inline Sum add_neighbours(std::ptrdiff_t first,
+                                                     std::ptrdiff_t count) const {
+        Sum sum = Types::zero();
+        for (std::ptrdiff_t s = 0; s < count; ++s)
+            sum.add(Types::load_sum(columns, left + first + s));
+        return sum;
     }
 
     void add_columns() const {
-        using Types = AvgPoolTypes<Isa, T>;
-        using D = typename Types::D;
-        using Sum = typename Types::Sum;
         if (stepwise()) {
-            for (std::ptrdiff_t j = 0; j < w.result; ++j) {
-                PoolSum<Isa, double, Types::compensated> sum = {0, 0};
-                for (std::ptrdiff_t i = begin[j]; i < end[j]; ++i)
-                    sum.add({columns.total[i], columns.error[i]});
-                windows.total[j] = sum.total;
-                windows.error[j] = sum.error;
-            }
+            add_columns_stepwise();
         } else if (w.stride == 1) {
-            for (std::ptrdiff_t j = 0; j < w.result; j += D::size) {
-                Sum sum = Types::zero();
-                for (std::ptrdiff_t s = 0; s < w.kernel; ++s)
-                    sum.add(Types::load_sum(columns, j + s));
-                Types::store_sum(windows, j, sum);
+            const std::ptrdiff_t first = first_column(0);
+            for (std::ptrdiff_t j = 0; j < w.result; j += D::size)
+                Types::store_sum(windows, j, add_neighbours(first + j, w.kernel));
+        } else if constexpr (backward) {
+            // Even and odd results see windows that start one later every second time.
+            const std::ptrdiff_t even = first_column(0);
+            const std::ptrdiff_t odd = first_column(1);
+            const std::ptrdiff_t evens = w.pad / 2 + 1 - even;
+            const std::ptrdiff_t odds = (w.pad + 1) / 2 + 1 - odd;
+            for (std::ptrdiff_t j = 0; 2 * j < w.result; j += D::size) {
+                Sum a = add_neighbours(even + j, evens);
+                Sum b = add_neighbours(odd + j, odds);
+                Types::store_sum(windows, 2 * j,
+                                 {interleave_low(a.total, b.total),
+                                  interleave_low(a.error, b.error)});
+                Types::store_sum(windows, 2 * j + D::size,
+                                 {interleave_high(a.total, b.total),
+                                  interleave_high(a.error, b.error)});
             }
         } else {
             for (std::ptrdiff_t j = 0; j < w.result; j += D::size) {
@@ -327,208 +412,412 @@ struct AvgPoolPass {
             }
         }
     }
+    void add_columns_stepwise() const {
+        for (std::ptrdiff_t j = 0; j < w.result; ++j)
+            add_columns_of(begin[j], end[j], windows.total[j], windows.error[j]);
+    }
+    [[gnu::always_inline]] inline void add_columns_of(std::ptrdiff_t from, std::ptrdiff_t to,
+                                                      double& total, double& error) const {
+        PoolSum<Isa, double, Types::compensated> sum = {0, 0};
+        for (std::ptrdiff_t i = from; i < to; ++i)
+            sum.add({columns.total[left + i], columns.error[left + i]});
+        total = sum.total;
+        error = sum.error;
+    }
 
-    // False if a result is not finite and has not been computed from scaled data.
+    // Finishes `count` results; d is nullptr where nothing is to be divided. False if a float64
+    // result is not finite and might be, had it been computed from scaled data.
     template <bool scaled>
-    bool write_row(T* y, const PoolDivisors* d) const {
-        using Types = AvgPoolTypes<Isa, T>;
-        using D = typename Types::D;
+    bool write_results(T* y, std::ptrdiff_t count, const PoolDivisors* d) const {
         bool finite = true;
         for_each_vec<Isa, Types::V::size>(
-            w.result, [&](std::ptrdiff_t j, auto lanes) [[gnu::always_inline]] {
+            count, [&](std::ptrdiff_t j, auto lanes) [[gnu::always_inline]] {
                 D part[Types::parts];
                 for (int p = 0; p < Types::parts; ++p) {
-                    std::ptrdiff_t at = j + p * D::size;
-                    typename Types::Sum sum = Types::load_sum(windows, at);
-                    if (w.backward) {
-                        part[p] = finished<scaled>(sum, D::splat(1), D::splat(1));
-                    } else {
-                        part[p] = finished<scaled>(sum, loadu<Isa>(d->divisor + at),
-                                                   loadu<Isa>(d->inverse + at));
+                    const std::ptrdiff_t at = j + p * D::size;
+                    D window_divisor = D::zero(), inverse = D::zero();
+                    if constexpr (!backward) {
+                        window_divisor = loadu<Isa>(d->divisor + at);
+                        inverse = loadu<Isa>(d->inverse + at);
                     }
+                    part[p] = finished<scaled>(Types::load_sum(windows, at), window_divisor,
+                                               inverse);
                 }
-                if constexpr (scaled) part[0] = replace_not_finite(y + j, part[0], lanes);
+                if constexpr (scaled)
+                    part[0] = Types::replace_not_finite(y + j, part[0], lanes);
                 Types::store_parts(y + j, part, lanes);
                 if constexpr (Types::compensated && !scaled)
-                    finite = finite && !any(is_nan(first_lanes(part[0] - part[0], lanes)));
+                    finite = finite && Types::finite(part[0], lanes);
             });
         return finite;
     }
 
-    static typename AvgPoolTypes<Isa, T>::D first_lanes(typename AvgPoolTypes<Isa, T>::D v,
-                                                        AllLanes) {
-        return v;
-    }
-    static typename AvgPoolTypes<Isa, T>::D first_lanes(typename AvgPoolTypes<Isa, T>::D v,
-                                                        FirstLanes lanes) {
-        for (int i = lanes.count; i < AvgPoolTypes<Isa, T>::D::size; ++i) v.raw[i] = 0;
-        return v;
-    }
-
-    // A result must not depend on its neighbours, so finite ones stay as they are.
-    template <class Lanes>
-    [[gnu::always_inline]] static inline typename AvgPoolTypes<Isa, T>::D replace_not_finite(
-        const T* y, typename AvgPoolTypes<Isa, T>::D scaled_result, Lanes lanes) {
-        typename AvgPoolTypes<Isa, T>::D old = load<Isa>(y, lanes);
-        return select(is_nan(old - old), scaled_result, old);
-    }
-
     // Infinities and NaN have no error term: theirs is NaN.
     template <bool scaled>
-    [[gnu::always_inline]] inline typename AvgPoolTypes<Isa, T>::D finished(
-        typename AvgPoolTypes<Isa, T>::Sum sum, typename AvgPoolTypes<Isa, T>::D divisor,
-        typename AvgPoolTypes<Isa, T>::D inverse) const {
-        using Types = AvgPoolTypes<Isa, T>;
-        using D = typename Types::D;
-        D q = Types::quotient(sum, divisor, inverse);
+    [[gnu::always_inline]] inline D finished(Sum sum, D window_divisor, D inverse) const {
+        D q = sum.total;
+        if constexpr (!backward) {
+            q = Types::quotient(sum, window_divisor, inverse);
+        } else if constexpr (Types::compensated) {
+            q = sum.total + sum.error;
+        }
         if constexpr (scaled) {
-            q = select(is_nan(sum.total - sum.total), sum.total * inverse, q);
+            D without_error = backward ? sum.total : sum.total * inverse;
+            q = select(is_nan(sum.total - sum.total), without_error, q);
             q = q * D::splat(1 / scale);
         }
         return q;
     }
 };
 
-template <class Isa, class T, bool scaled>
-bool avg_pool_row(AvgPoolPass<Isa, T>& pass, RowRing<Isa, T>& ring, T* y, std::ptrdiff_t i) {
+// Sums the columns of result row i.
+template <bool scaled, class Isa, class T, bool backward>
+const PoolDivisors* avg_pool_columns(AvgPoolPass<Isa, T, backward>& pass, RowRing<Isa, T>& ring,
+                                     std::ptrdiff_t i) {
     const PoolSpan span = pass.h.span(i);
-    PoolRows<T> in = {};
+    PoolRows<T> in;
+    in.rows = 0;
+    in.starts = true;
     for (std::ptrdiff_t r = span.begin; r < span.end; r += PoolRows<T>::most) {
         in.starts = r == span.begin;
         in.rows = static_cast<int>(smaller<Isa>(span.end - r, PoolRows<T>::most));
         for (int k = 0; k < in.rows; ++k) {
             in.row[k] = ring.row(r + k);
-            if (pass.h.backward) in.divisors[k] = pass.divisors_of(r + k, in, k);
+            if constexpr (backward) in.divisors[k] = pass.divisors_of(r + k, in, k);
         }
         pass.template add_rows<scaled>(in);
     }
-    if (span.begin >= span.end) {  // an element that no window holds
-        in.starts = true;
-        pass.template add_rows<scaled>(in);
-    }
-    pass.add_columns();
-    return pass.template write_row<scaled>(
-        y, pass.h.backward ? nullptr : pass.divisors_of(i, in, 0));
+    if (span.begin >= span.end) pass.clear_columns();  // no window holds this row
+    return backward ? nullptr : pass.divisors_of(i, in, 0);
 }
 
-template <class Isa, class T>
-void avg_pool_planes(const AvgPoolPass<Isa, T>& setup, std::ptrdiff_t batch,
+// Row i of the results, at y; false as write_results.
+template <bool scaled, class Isa, class T, bool backward>
+bool avg_pool_row(AvgPoolPass<Isa, T, backward>& pass, RowRing<Isa, T>& ring, T* y,
+                  std::ptrdiff_t i) {
+    const PoolDivisors* d = avg_pool_columns<scaled>(pass, ring, i);
+    pass.add_columns();
+    return pass.template write_results<scaled>(y, pass.w.result, d);
+}
+
+template <class Isa, class T, bool backward>
+void avg_pool_planes(const AvgPoolPass<Isa, T, backward>& setup, std::ptrdiff_t batch,
                      std::ptrdiff_t channels, T* y, const T* x, const ImageStrides& stride) {
     using Ring = RowRing<Isa, T>;
-    const std::ptrdiff_t row_cost =
-        (setup.h.source / setup.h.result + 2) * (setup.w.source + setup.w.result);
+    using Pass = AvgPoolPass<Isa, T, backward>;
+    const std::ptrdiff_t rows_added = setup.h.source / setup.h.result + 2;
+    const std::ptrdiff_t row_cost = rows_added * (setup.w.source + setup.w.result) + 64;
     for_row_blocks<Isa>(
-        batch * channels * setup.h.result, row_cost,
-        [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-            AvgPoolPass<Isa, T> pass = setup;
+        batch, channels, setup.h.result, row_cost, [&](RowRange<Isa> range) {
+            Pass pass = setup;
             Ring ring;
-            ring.width = ring.right = pass.w.source;
+            ring.width = pass.w.source;
             ring.stride_h = stride.h;
             ring.stride_w = stride.w;
             ScratchParts<Isa> parts{static_cast<char*>(
-                thread_scratch(pass.scratch_size() + Ring::scratch_size(0, ring.right)))};
+                thread_scratch(pass.scratch_size() + Ring::scratch_size(ring.width)))};
             pass.use_scratch(parts);
             ring.use_scratch(parts);
-            std::ptrdiff_t held = -1;
-            for (std::ptrdiff_t row = begin; row < end; ++row) {
-                const std::ptrdiff_t plane = row / pass.h.result;
-                if (plane != held) {
-                    held = plane;
-                    ring.set_plane(x + plane / channels * stride.n + plane % channels * stride.c);
+            const auto set_plane = [&](std::ptrdiff_t n, std::ptrdiff_t c) {
+                ring.set_plane(x + n * stride.n + c * stride.c);
+            };
+            if (pass.whole_planes()) {
+                const bool narrow =
+                    stride.w == 1 && pass.w.source <= AvgPoolTypes<Isa, T>::D::size;
+                const PoolDivisors* d = pass.divisors_of(0, {}, 0);
+                while (range.next_plane()) {
+                    std::ptrdiff_t count = 0;
+                    T* first_y = y + range.plane();
+                    do {
+                        if (narrow) {
+                            pass.add_narrow_plane(
+                                x + range.outer * stride.n + range.inner * stride.c, stride.h);
+                        } else {
+                            set_plane(range.outer, range.inner);
+                            avg_pool_columns<false>(pass, ring, 0);
+                        }
+                        pass.add_columns_of(pass.begin[0], pass.end[0],
+                                            pass.windows.total[count], pass.windows.error[count]);
+                    } while (++count < Pass::planes && range.next_plane());
+                    if (!pass.template write_results<false>(first_y, count, d)) {
+                        if constexpr (AvgPoolTypes<Isa, T>::compensated) {
+                            for (std::ptrdiff_t k = 0; k < count; ++k) {
+                                const std::ptrdiff_t plane = first_y + k - y;
+                                set_plane(plane / channels, plane % channels);
+                                avg_pool_row<true>(pass, ring, first_y + k, 0);
+                            }
+                        }
+                    }
                 }
-                const std::ptrdiff_t i = row % pass.h.result;
-                T* y_row = y + row * pass.w.result;
-                if (!avg_pool_row<Isa, T, false>(pass, ring, y_row, i)) {
-                    if constexpr (AvgPoolTypes<Isa, T>::compensated)
-                        avg_pool_row<Isa, T, true>(pass, ring, y_row, i);
+                return;
+            }
+            while (range.next_plane()) {
+                set_plane(range.outer, range.inner);
+                T* plane_y = y + range.plane() * pass.h.result * pass.w.result;
+                PoolSpan before = {0, 0};
+                for (std::ptrdiff_t i = range.first; i < range.last; ++i) {
+                    T* y_row = plane_y + i * pass.w.result;
+                    if constexpr (backward) {
+                        // Rows that the same windows hold are equal.
+                        const PoolSpan span = pass.h.span(i);
+                        if (i > range.first && span.begin == before.begin &&
+                            span.end == before.end) {
+                            __builtin_memcpy(y_row, y_row - pass.w.result,
+                                             static_cast<std::size_t>(pass.w.result) * sizeof(T));
+                            continue;
+                        }
+                        before = span;
+                    }
+                    if (!avg_pool_row<false>(pass, ring, y_row, i)) {
+                        if constexpr (AvgPoolTypes<Isa, T>::compensated)
+                            avg_pool_row<true>(pass, ring, y_row, i);
+                    }
                 }
             }
         });
 }
 
-template <class Isa, class T, bool scaled>
-bool avg_pool_pixel(const AvgPoolPass<Isa, T>& pass, std::ptrdiff_t i, std::ptrdiff_t j,
-                    std::ptrdiff_t channels, T* y, const T* x, const ImageStrides& stride) {
+// What the results of row i have in common where channels are vectors.
+template <class Isa, class T, bool backward>
+struct PixelRow {
+    using Pass = AvgPoolPass<Isa, T, backward>;
+    PoolSpan rows;
+    const PoolDivisors* own = nullptr;  // of the results
+    PoolRows<T> in = {};                // divisors of the first rows only, in the backward pass
+
+    PixelRow(Pass& pass, std::ptrdiff_t i) : rows(pass.h.span(i)) {
+        if constexpr (backward) {
+            const std::ptrdiff_t n = smaller<Isa>(rows.end - rows.begin, PoolRows<T>::most);
+            for (; in.rows < n; ++in.rows)
+                in.divisors[in.rows] = pass.divisors_of(rows.begin + in.rows, in, in.rows);
+        } else {
+            own = pass.divisors_of(i, in, 0);
+        }
+    }
+    const PoolDivisors* term_divisors(Pass& pass, std::ptrdiff_t h) const {
+        if (rows.end - rows.begin <= PoolRows<T>::most) return in.divisors[h - rows.begin];
+        return pass.divisors_of(h, in, 0);
+    }
+};
+
+// The sum of column w over the rows, for a vector of channels at x.
+template <bool scaled, class Isa, class T, bool backward, class Lanes, int parts>
+[[gnu::always_inline]] inline void add_column(
+    AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+    PoolSum<Isa, Vec<Isa, double>, AvgPoolTypes<Isa, T>::compensated> (&column)[parts],
+    std::ptrdiff_t w, const T* x, const ImageStrides& stride, Lanes lanes) {
     using Types = AvgPoolTypes<Isa, T>;
     using D = typename Types::D;
-    const PoolSpan rows = pass.h.span(i);
-    const PoolSpan cols = pass.w.span(j);
-    const auto divisor_of = [&](std::ptrdiff_t oy, std::ptrdiff_t ox) {
-        return static_cast<double>(pass.divisor != 0 ? pass.divisor
-                                                     : pass.h.count(oy) * pass.w.count(ox));
+    const auto add_row = [&](std::ptrdiff_t h, auto first) [[gnu::always_inline]] {
+        D part[parts];
+        Types::load_parts(part, x + h * stride.h + w * stride.w, lanes);
+        D divisor = D::zero(), inverse = D::zero();
+        if constexpr (backward) {
+            const PoolDivisors* d = row.term_divisors(pass, h);
+            divisor = D::splat(d->divisor[w]);
+            inverse = D::splat(d->inverse[w]);
+        }
+        for (int p = 0; p < parts; ++p)
+            pass.template add_term<scaled, decltype(first)::value>(column[p], part[p], divisor,
+                                                                   inverse);
     };
-    const double own = pass.h.backward ? 1 : divisor_of(i, j);
+    if (row.rows.begin >= row.rows.end) {  // no window holds this row
+        for (int p = 0; p < parts; ++p) column[p] = Types::zero();
+        return;
+    }
+    add_row(row.rows.begin, std::true_type{});
+    for (std::ptrdiff_t h = row.rows.begin + 1; h < row.rows.end; ++h)
+        add_row(h, std::false_type{});
+}
+
+// One pixel of the results for some channels, at y. `sum_of(sum, c, lanes)` sums its columns.
+template <bool scaled, class Isa, class T, bool backward, class SumOf>
+[[gnu::always_inline]] inline bool write_pixel(const AvgPoolPass<Isa, T, backward>& pass,
+                                               const PixelRow<Isa, T, backward>& row,
+                                               std::ptrdiff_t j, std::ptrdiff_t channels, T* y,
+                                               const SumOf& sum_of) {
+    using Types = AvgPoolTypes<Isa, T>;
+    using D = typename Types::D;
+    const D divisor = D::splat(backward ? 1 : row.own->divisor[j]);
+    const D inverse = D::splat(backward ? 1 : row.own->inverse[j]);
     bool finite = true;
     for_each_vec<Isa, Types::V::size>(
         channels, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
             typename Types::Sum sum[Types::parts];
             for (int p = 0; p < Types::parts; ++p) sum[p] = Types::zero();
-            for (std::ptrdiff_t w = cols.begin; w < cols.end; ++w) {
-                typename Types::Sum column[Types::parts];
-                for (int p = 0; p < Types::parts; ++p) column[p] = Types::zero();
-                for (std::ptrdiff_t h = rows.begin; h < rows.end; ++h) {
-                    D part[Types::parts];
-                    Types::load_parts(part, x + h * stride.h + w * stride.w + c, lanes);
-                    const double term = pass.h.backward ? divisor_of(h, w) : 1;
-                    for (int p = 0; p < Types::parts; ++p) {
-                        if constexpr (scaled) part[p] = part[p] * D::splat(pass.scale);
-                        if (pass.h.backward) {
-                            Types::add_quotient(column[p], part[p], D::splat(term),
-                                                D::splat(1 / term));
-                        } else {
-                            column[p].add(part[p]);
-                        }
-                    }
-                }
-                for (int p = 0; p < Types::parts; ++p) sum[p].add(column[p]);
-            }
+            sum_of(sum, c, lanes);
             D part[Types::parts];
             for (int p = 0; p < Types::parts; ++p)
-                part[p] =
-                    pass.template finished<scaled>(sum[p], D::splat(own), D::splat(1 / own));
-            if constexpr (scaled) part[0] = pass.replace_not_finite(y + c, part[0], lanes);
+                part[p] = pass.template finished<scaled>(sum[p], divisor, inverse);
+            if constexpr (scaled) part[0] = Types::replace_not_finite(y + c, part[0], lanes);
             Types::store_parts(y + c, part, lanes);
             if constexpr (Types::compensated && !scaled)
-                finite = finite && !any(is_nan(part[0] - part[0]));
+                finite = finite && Types::finite(part[0], lanes);
         });
     return finite;
 }
 
-// Channels of a task: enough for whole cache lines of every dtype, few enough to cut one pixel.
+template <bool scaled, class Isa, class T, bool backward>
+bool avg_pool_pixel(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+                    std::ptrdiff_t j, std::ptrdiff_t channels, T* y, const T* x,
+                    const ImageStrides& stride) {
+    using Types = AvgPoolTypes<Isa, T>;
+    return write_pixel<scaled>(
+        pass, row, j, channels, y,
+        [&](auto& sum, std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+            for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
+                typename Types::Sum column[Types::parts];
+                add_column<scaled>(pass, row, column, w, x + c, stride, lanes);
+                for (int p = 0; p < Types::parts; ++p) sum[p].add(column[p]);
+            }
+        });
+}
+
+// Sums of columns that several windows share, or of all columns: column w is in slot w % slots.
+template <class Isa>
+struct ColumnRing {
+    static constexpr std::ptrdiff_t shared_slots = 16;
+    PoolLine lines;
+    std::ptrdiff_t slots;  // a power of two, or all
+    std::ptrdiff_t pitch;
+
+    PoolLine column(std::ptrdiff_t w) const {
+        const std::ptrdiff_t at = (slots == shared_slots ? w % shared_slots : w) * pitch;
+        return {lines.total + at, lines.error + at};
+    }
+};
+
+// Channels of a task: whole cache lines of every dtype; few enough to cut one pixel into tasks.
 constexpr std::ptrdiff_t avg_pool_channels = 128;
 
-template <class Isa, class T>
-void avg_pool_channels_last(const AvgPoolPass<Isa, T>& pass, std::ptrdiff_t batch,
+// The mean of whole planes: all columns at once, so that memory is read in its own order.
+template <class Isa, class T, bool backward>
+void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+                    const ColumnRing<Isa>& ring, std::ptrdiff_t channels, T* y, const T* x,
+                    const ImageStrides& stride) {
+    using Types = AvgPoolTypes<Isa, T>;
+    constexpr int size = Types::D::size;
+    for (std::ptrdiff_t h = 0; h < pass.h.source; ++h)
+        for (std::ptrdiff_t w = 0; w < pass.w.source; ++w) {
+            const T* pixel = x + h * stride.h + w * stride.w;
+            const PoolLine line = ring.column(w);
+            for_each_vec<Isa, Types::V::size>(
+                channels, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+                    typename Types::D part[Types::parts];
+                    Types::load_parts(part, pixel + c, lanes);
+                    for (int p = 0; p < Types::parts; ++p) {
+                        typename Types::Sum sum = {part[p], Types::D::zero()};
+                        if (h > 0) {
+                            sum = Types::load_sum(line, c + p * size);
+                            sum.add(part[p]);
+                        }
+                        Types::store_sum(line, c + p * size, sum);
+                    }
+                });
+        }
+    const bool finite = write_pixel<false>(
+        pass, row, 0, channels, y,
+        [&](auto& sum, std::ptrdiff_t c, auto) [[gnu::always_inline]] {
+            for (std::ptrdiff_t w = 0; w < pass.w.source; ++w)
+                for (int p = 0; p < Types::parts; ++p)
+                    sum[p].add(Types::load_sum(ring.column(w), c + p * size));
+        });
+    if constexpr (Types::compensated) {
+        if (!finite) avg_pool_pixel<true>(pass, row, 0, channels, y, x, stride);
+    }
+}
+
+template <class Isa, class T, bool backward>
+void avg_pool_pixels(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+                     const ColumnRing<Isa>& ring, std::ptrdiff_t channels,
+                     std::ptrdiff_t pixel_pitch, T* y, const T* x, const ImageStrides& stride) {
+    using Types = AvgPoolTypes<Isa, T>;
+    constexpr int size = Types::D::size;
+    std::ptrdiff_t next = 0;
+    for (std::ptrdiff_t j = 0; j < pass.w.result; ++j) {
+        for (next = larger<Isa>(next, pass.begin[j]); next < pass.end[j]; ++next) {
+            const PoolLine line = ring.column(next);
+            for_each_vec<Isa, Types::V::size>(
+                channels, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+                    typename Types::Sum column[Types::parts];
+                    add_column<false>(pass, row, column, next, x + c, stride, lanes);
+                    for (int p = 0; p < Types::parts; ++p)
+                        Types::store_sum(line, c + p * size, column[p]);
+                });
+        }
+        T* pixel = y + j * pixel_pitch;
+        const bool finite = write_pixel<false>(
+            pass, row, j, channels, pixel,
+            [&](auto& sum, std::ptrdiff_t c, auto) [[gnu::always_inline]] {
+                for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
+                    const PoolLine line = ring.column(w);
+                    for (int p = 0; p < Types::parts; ++p)
+                        sum[p].add(Types::load_sum(line, c + p * size));
+                }
+            });
+        if constexpr (Types::compensated) {
+            if (!finite) avg_pool_pixel<true>(pass, row, j, channels, pixel, x, stride);
+        }
+    }
+}
+
+template <class Isa, class T, bool backward>
+void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptrdiff_t batch,
                             std::ptrdiff_t channels, T* y, const T* x,
                             const ImageStrides& stride) {
+    using Pass = AvgPoolPass<Isa, T, backward>;
+    using Types = AvgPoolTypes<Isa, T>;
     const std::ptrdiff_t blocks = (channels - 1) / avg_pool_channels + 1;
-    const std::ptrdiff_t pixel_cost =
-        smaller<Isa>(channels, avg_pool_channels) *
-        ((pass.h.source / pass.h.result + 1) * (pass.w.source / pass.w.result + 1) + 1);
+    const std::ptrdiff_t block = smaller<Isa>(channels, avg_pool_channels);
+    const std::ptrdiff_t taps =
+        (setup.h.source / setup.h.result + 1) * (setup.w.source / setup.w.result + 1);
+    const bool overlap = !setup.w.adaptive && setup.w.kernel > setup.w.stride &&
+                         setup.w.kernel < ColumnRing<Isa>::shared_slots;
     for_row_blocks<Isa>(
-        batch * pass.h.result * blocks, pass.w.result * pixel_cost,
-        [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-            for (std::ptrdiff_t unit = begin; unit < end; ++unit) {
-                const std::ptrdiff_t row = unit / blocks;
-                const std::ptrdiff_t c = unit % blocks * avg_pool_channels;
-                const std::ptrdiff_t n = smaller<Isa>(channels - c, avg_pool_channels);
-                const std::ptrdiff_t i = row % pass.h.result;
-                const T* image = x + row / pass.h.result * stride.n + c;
-                for (std::ptrdiff_t j = 0; j < pass.w.result; ++j) {
-                    T* pixel = y + (row * pass.w.result + j) * channels + c;
-                    if (!avg_pool_pixel<Isa, T, false>(pass, i, j, n, pixel, image, stride)) {
-                        if constexpr (AvgPoolTypes<Isa, T>::compensated)
-                            avg_pool_pixel<Isa, T, true>(pass, i, j, n, pixel, image, stride);
+        batch, setup.h.result, blocks, setup.w.result * (block * (taps + 1) + 64),
+        [&](RowRange<Isa> range) {
+            Pass pass = setup;
+            ColumnRing<Isa> ring;
+            ring.slots = pass.whole_planes() ? pass.w.source : ring.shared_slots;
+            ring.pitch = (block + 2 * Types::V::size - 1) / 16 * 16 + 16;
+            const std::ptrdiff_t ring_size = ring.slots * ring.pitch;
+            ScratchParts<Isa> parts{static_cast<char*>(
+                thread_scratch(pass.scratch_size() +
+                               2 * sizeof(double) * static_cast<std::size_t>(ring_size)))};
+            pass.use_scratch(parts);
+            ring.lines = {parts.template take<double>(ring_size),
+                          parts.template take<double>(ring_size)};
+            while (range.next_plane()) {
+                const PixelRow<Isa, T, backward> row(pass, range.inner);
+                for (std::ptrdiff_t b = range.first; b < range.last; ++b) {
+                    const std::ptrdiff_t c = b * avg_pool_channels;
+                    const std::ptrdiff_t n = smaller<Isa>(channels - c, avg_pool_channels);
+                    const T* image = x + range.outer * stride.n + c;
+                    T* y_row = y + range.plane() * pass.w.result * channels + c;
+                    if (pass.whole_planes()) {
+                        avg_pool_image(pass, row, ring, n, y_row, image, stride);
+                        continue;
+                    }
+                    if (overlap) {
+                        avg_pool_pixels(pass, row, ring, n, channels, y_row, image, stride);
+                        continue;
+                    }
+                    for (std::ptrdiff_t j = 0; j < pass.w.result; ++j) {
+                        T* pixel = y_row + j * channels;
+                        if (!avg_pool_pixel<false>(pass, row, j, n, pixel, image, stride)) {
+                            if constexpr (Types::compensated)
+                                avg_pool_pixel<true>(pass, row, j, n, pixel, image, stride);
+                        }
                     }
                 }
             }
         });
 }
 
-template <class Isa, class T>
-void avg_pool_pass(const Pool2dShape& shape, const AvgPool2dRule& rule, bool backward, T* y,
-                   const T* x, const ImageStrides& stride) {
-    AvgPoolPass<Isa, T> pass = {};
+template <bool backward, class Isa, class T>
+void avg_pool_pass(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
+                   const ImageStrides& stride) {
+    AvgPoolPass<Isa, T, backward> pass = {};
     pass.h = {shape.height, shape.out_h,   shape.kernel_h, shape.stride_h,
               shape.pad_h,  rule.adaptive, backward,       rule.count_include_pad};
     pass.w = {shape.width, shape.out_w,   shape.kernel_w, shape.stride_w,
@@ -544,7 +833,7 @@ void avg_pool_pass(const Pool2dShape& shape, const AvgPool2dRule& rule, bool bac
         axis->make_regular();
     }
     pass.divisor = rule.divisor;
-    pass.left = pass.stepwise() ? 0 : backward ? pass.w.kernel - 1 - pass.w.pad : pass.w.pad;
+    pass.left = pass.stepwise() ? 0 : larger<Isa>(0, -pass.first_column(0));
     pass.scale = 0.125;
     for (; terms > 1; terms *= 0.5) pass.scale *= 0.5;
     if (shape.channels_last) {
@@ -558,12 +847,12 @@ void avg_pool_pass(const Pool2dShape& shape, const AvgPool2dRule& rule, bool bac
 template <class Isa, Storage T>
 void avg_pool2d(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
                 const ImageStrides& stride) {
-    avg_pool_pass<Isa, T>(shape, rule, false, y, x, stride);
+    avg_pool_pass<false, Isa, T>(shape, rule, y, x, stride);
 }
 template <class Isa, Storage T>
 void avg_pool2d_backward(const Pool2dShape& shape, const AvgPool2dRule& rule, T* grad_x,
                          const T* grad_y, const ImageStrides& stride) {
-    avg_pool_pass<Isa, T>(shape, rule, true, grad_x, grad_y, stride);
+    avg_pool_pass<true, Isa, T>(shape, rule, grad_x, grad_y, stride);
 }
 
 }  // namespace stableops

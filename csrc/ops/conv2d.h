@@ -13,10 +13,75 @@
 // weight.
 //
 // Reference for the order and for the error bound: gemm.h.
-#include "conv_correlate.h"
-#include "conv_weight_grad.h"
+#include "conv_depthwise.h"
+#include "conv_pixel_lanes.h"
 
 namespace stableops {
+
+// Unknown for negative strides.
+template <class Isa, class T>
+const T* end_of_weight(const T* weight, const Conv2dShape& shape) {
+    const Strides4& s = shape.weight;
+    if (s.n < 0 || s.c < 0 || s.h < 0 || s.w < 0) return nullptr;
+    return weight + (shape.out_channels - 1) * s.n +
+           (shape.in_channels / shape.groups - 1) * s.c + (shape.kernel_h - 1) * s.h +
+           (shape.kernel_w - 1) * s.w + 1;
+}
+
+// Few output channels or terms to share packed operands with, and pixels innermost on both sides.
+template <class Isa, class T>
+bool prefer_direct(const Correlation<T>& p) {
+    const std::ptrdiff_t lanes = Vec<Isa, Compute<T>>::size;
+    const bool planar = (p.y_stride.w == 1 || p.y_stride.c != 1) &&
+                        (p.x_stride.w == 1 || p.x_stride.c != 1);
+    return planar && p.terms() > 0 &&
+           (p.out_channels < lanes / 2 || (p.terms() <= 64 && p.h.taps * p.w.taps > 1));
+}
+
+// The correlations of all groups and `problems` phases: problem(i) is phase i of the first group.
+template <class Isa, class T, class Problem>
+void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps& steps,
+               Problem&& problem) {
+    // The first phase has the most outputs; a block beyond another's end is empty.
+    const Correlation<T> first = problem(0);
+    if (is_depthwise_last<Isa>(first, steps)) {
+        const std::ptrdiff_t row = larger(first.w.out * first.terms() * groups, 1);
+        const std::ptrdiff_t rows = smaller(larger(task_work / 4 / row, 1), first.h.out);
+        const std::ptrdiff_t blocks = ceil_div(first.h.out, rows);
+        parallel_for<Isa>(problems * first.images * blocks, [&](std::ptrdiff_t task) {
+            const Correlation<T> p = problem(task / blocks / first.images);
+            const std::ptrdiff_t h = task % blocks * rows;
+            depthwise_rows<Isa>(p, steps, groups, task / blocks % first.images, h,
+                                smaller(h + rows, p.h.out));
+        });
+        return;
+    }
+    const DirectPlan direct = plan_direct<Isa>(first, groups);
+    if (prefer_direct<Isa>(first) && direct.tasks() > 0) {
+        parallel_for<Isa>(problems * direct.tasks(), [&](std::ptrdiff_t task) {
+            correlate_direct<Isa>(problem(task / direct.tasks()), steps, groups, direct,
+                                  task % direct.tasks());
+        });
+        return;
+    }
+    const BlockPlan plan = plan_blocks<Isa>(first);
+    const std::ptrdiff_t tasks = plan.tasks();
+    parallel_for<Isa>(problems * groups * tasks, [&](std::ptrdiff_t task) {
+        const std::ptrdiff_t group = task / tasks % groups;
+        Correlation<T> p = problem(task / tasks / groups);
+        p.x += group * steps.x;
+        p.weight.data += group * steps.weight;
+        if (p.bias) p.bias += group * steps.bias;
+        p.y += group * steps.y;
+        if constexpr (std::is_same_v<T, Compute<T>>) {
+            if (plan.pixel_lanes) {
+                correlate_pixels<Isa>(p, plan.block(task % tasks));
+                return;
+            }
+        }
+        correlate_block<Isa>(p, plan.block(task % tasks));
+    });
+}
 
 template <class Isa, class T>
 void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape) {
@@ -35,23 +100,16 @@ void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape&
         {weight,
          shape.weight.n,
          {group_in, shape.kernel_h, shape.kernel_w},
-         {shape.weight.c, shape.weight.h, shape.weight.w}},
+         {shape.weight.c, shape.weight.h, shape.weight.w},
+         end_of_weight<Isa>(weight, shape)},
         bias,
         shape.bias,
         y,
         shape.y,
         false};
-    const BlockPlan plan = plan_blocks<Isa>(first);
-    const std::ptrdiff_t tasks = plan.tasks();
-    parallel_for<Isa>(shape.groups * tasks, [&](std::ptrdiff_t task) {
-        const std::ptrdiff_t group = task / tasks;
-        Correlation<T> p = first;
-        p.x += group * group_in * shape.x.c;
-        p.weight.data += group * group_out * shape.weight.n;
-        if (bias) p.bias += group * group_out * shape.bias;
-        p.y += group * group_out * shape.y.c;
-        correlate_block<Isa>(p, plan.block(task % tasks));
-    });
+    const GroupSteps steps{group_in * shape.x.c, group_out * shape.weight.n,
+                           group_out * shape.bias, group_out * shape.y.c};
+    correlate<Isa, T>(1, shape.groups, steps, [&](std::ptrdiff_t) { return first; });
 }
 
 // The taps that reach inputs phase, phase + stride, phase + 2 stride, ... along one axis, and where
@@ -96,8 +154,7 @@ void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2d
     const std::ptrdiff_t phases_w = smaller(shape.stride_w, shape.in_w);
     auto correlation = [&](std::ptrdiff_t problem) {
         const std::ptrdiff_t phase_w = problem % phases_w;
-        const std::ptrdiff_t phase_h = problem / phases_w % phases_h;
-        const std::ptrdiff_t group = problem / phases_w / phases_h;
+        const std::ptrdiff_t phase_h = problem / phases_w;
         const Phase h = phase_of(phase_h, shape.in_h, shape.out_h, shape.stride_h,
                                  shape.kernel_h, shape.pad_top, shape.dilation_h);
         const Phase w = phase_of(phase_w, shape.in_w, shape.out_w, shape.stride_w,
@@ -108,29 +165,35 @@ void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2d
             shape.batch,
             group_out,
             group_in,
-            grad_y + group * group_out * shape.y.c,
+            grad_y,
             shape.y,
-            {weight + group * group_out * shape.weight.n + h.first_tap * shape.weight.h +
+            {weight + h.first_tap * shape.weight.h +
                  w.first_tap * shape.weight.w,
              shape.weight.c,
              {group_out, h.axis.taps, w.axis.taps},
-             {shape.weight.n, shape.weight.h * h.tap_step, shape.weight.w * w.tap_step}},
+             {shape.weight.n, shape.weight.h * h.tap_step, shape.weight.w * w.tap_step},
+             end_of_weight<Isa>(weight, shape)},
             nullptr,
             0,
-            grad_x + group * group_in * shape.x.c + phase_h * shape.x.h + phase_w * shape.x.w,
+            grad_x + phase_h * shape.x.h + phase_w * shape.x.w,
             {shape.x.n, shape.x.c, shape.x.h * shape.stride_h, shape.x.w * shape.stride_w},
             true};
     };
-    // The first phase has the most inputs; a block beyond another's end is empty.
-    const BlockPlan plan = plan_blocks<Isa>(correlation(0));
-    const std::ptrdiff_t tasks = plan.tasks();
-    parallel_for<Isa>(shape.groups * phases_h * phases_w * tasks, [&](std::ptrdiff_t task) {
-        correlate_block<Isa>(correlation(task / tasks), plan.block(task % tasks));
-    });
+    const GroupSteps steps{group_out * shape.y.c, group_out * shape.weight.n, 0,
+                           group_in * shape.x.c};
+    correlate<Isa, T>(phases_h * phases_w, shape.groups, steps, correlation);
 }
 
 template <class Isa, class T>
 void conv2d_grad_weight(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape) {
+    if (is_depthwise<Isa, T>(shape)) {
+        constexpr std::ptrdiff_t lanes = Vec<Isa, Compute<T>>::size;
+        parallel_for<Isa>(ceil_div(shape.groups, lanes), [&](std::ptrdiff_t task) {
+            depthwise_weight_gradient<Isa>(grad_weight, grad_y, x, shape, task * lanes,
+                                           smaller(lanes, shape.groups - task * lanes));
+        });
+        return;
+    }
     weight_gradient<Isa>(grad_weight, grad_y, x, shape);
 }
 

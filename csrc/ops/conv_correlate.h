@@ -40,6 +40,7 @@ struct Block {
 struct BlockPlan {
     std::ptrdiff_t images, rows, columns, channels;
     std::ptrdiff_t image_blocks, row_blocks, column_blocks, channel_blocks;
+    bool pixel_lanes;
 
     std::ptrdiff_t tasks() const {
         return image_blocks * row_blocks * column_blocks * channel_blocks;
@@ -58,27 +59,65 @@ struct BlockPlan {
 // Bytes of L2 that a task plans with: window, panel, sums. Together about 1 MB, which fits the second
 // level of every x86-64 core in use but the smallest, where it spills into the third.
 constexpr std::ptrdiff_t window_bytes = 512 << 10;
-constexpr std::ptrdiff_t panel_bytes = 256 << 10;
+constexpr std::ptrdiff_t panel_bytes = 128 << 10;
 constexpr std::ptrdiff_t sums_bytes = 512 << 10;
-
-// Pixels a block: packing a weight costs about as much as 10 pixels of arithmetic with it, so 1024
-// pixels hide it (1 %); more would not fit beside the rest.
-constexpr std::ptrdiff_t block_pixels = 1024;
 
 // Multiply-adds of a task that are worth handing to another thread (some 50 us).
 constexpr std::ptrdiff_t task_work = std::ptrdiff_t{1} << 22;
+
+// Term offsets into the weights are 32-bit; beyond that the other form packs them.
+template <class T>
+bool offsets_fit(const TermMatrix<T>& m) {
+    constexpr std::ptrdiff_t limit = std::ptrdiff_t{1} << 30;
+    for (int i = 0; i < 3; ++i) {
+        const std::ptrdiff_t stride = m.stride[i] < 0 ? -m.stride[i] : m.stride[i];
+        if (m.count[i] > 1 && stride > limit / (3 * m.count[i])) return false;
+    }
+    return true;
+}
+
+// Whether lanes should be pixels (conv_pixel_lanes.h), by what each form costs beside the arithmetic,
+// as a share of it: packing a weight costs as much as 19 pixels of arithmetic with it, transposing an
+// output as much as 20 terms, packing a patch as much as 4 channels. Measured on AVX-512.
+template <class Isa, class T>
+bool prefer_pixel_lanes(const Correlation<T>& p) {
+    if (!std::is_same_v<T, Compute<T>> || p.y_stride.w != 1 || !offsets_fit(p.weight) ||
+        (p.x_stride.c == 1 && p.x_stride.w != 1))
+        return false;
+    constexpr double lanes = Vec<Isa, Compute<T>>::size;
+    const double channels = static_cast<double>(p.out_channels);
+    const double pixels = static_cast<double>(
+        p.h.out * p.w.out * (p.h.out * p.w.out < 256 ? smaller(p.images, 16) : 1));
+    const double channel_vectors = static_cast<double>(ceil_div(p.out_channels, Vec<Isa, Compute<T>>::size));
+    const double pixel_vectors =
+        static_cast<double>(ceil_div(static_cast<std::ptrdiff_t>(pixels), Vec<Isa, Compute<T>>::size));
+    const double by_channels = channel_vectors * lanes / channels *
+                               (1 + 12 / (pixels < 1024 ? pixels : 1024) + 20.0 / static_cast<double>(larger(p.terms(), 1)));
+    const bool copied = p.h.taps * p.w.taps > 1 || p.h.stride * p.w.stride > 1;
+    const double by_pixels = pixel_vectors * lanes / pixels * (copied ? 1.1 + 20 / channels : 1.02 + 4 / channels);
+    return by_pixels < by_channels;
+}
 
 template <class Isa, class T>
 BlockPlan plan_blocks(const Correlation<T>& p) {
     using C = Compute<T>;
     constexpr std::ptrdiff_t vector = Vec<Isa, C>::size;
+    constexpr std::ptrdiff_t size = sizeof(C);
     const std::ptrdiff_t taps = larger(p.h.taps * p.w.taps, 1);
     BlockPlan plan{};
+    plan.pixel_lanes = prefer_pixel_lanes<Isa>(p);
+    // Enough pixels to hide the packing of weights. Lanes of pixels have none to hide, but keep the
+    // sums of all channels of a block if its terms come in chunks.
+    std::ptrdiff_t block_pixels = 1024;
+    if (plan.pixel_lanes && p.terms() > 2 * block_terms)
+        block_pixels = larger(smaller(block_pixels, sums_bytes / size / p.out_channels),
+                              6 * vector);
     // A window of one row and of the channels that one block of terms needs must fit.
     const std::ptrdiff_t least_channels = smaller(p.in_channels, block_terms / taps + 2);
-    const std::ptrdiff_t places = window_bytes / static_cast<std::ptrdiff_t>(sizeof(C)) /
-                                  larger(least_channels * larger(p.h.taps, 1), 1);
-    plan.columns = smaller(p.w.out, larger(places / p.w.stride, 2 * TileLimits<Isa>::rows));
+    const std::ptrdiff_t places =
+        window_bytes / size / larger(least_channels * larger(p.h.taps, 1), 1);
+    plan.columns =
+        smaller(p.w.out, larger(places / p.w.stride, 2 * TileLimits<Isa>::rows(2)));
     plan.columns = smaller(plan.columns, block_pixels);
     plan.column_blocks = ceil_div(p.w.out, plan.columns);
     plan.columns = ceil_div(p.w.out, plan.column_blocks);
@@ -159,12 +198,28 @@ Compute<T> widen_one(const T* p) {
     return load<Isa>(p, FirstLanes{1})[0];
 }
 
+template <class Isa, class T>
+bool all_finite(const TermMatrix<T>& m, std::ptrdiff_t lane, std::ptrdiff_t lanes) {
+    for (std::ptrdiff_t k = lane; k < lane + lanes; ++k)
+        for (std::ptrdiff_t a = 0; a < m.count[0]; ++a)
+            for (std::ptrdiff_t b = 0; b < m.count[1]; ++b)
+                for (std::ptrdiff_t c = 0; c < m.count[2]; ++c)
+                    if (widen_one<Isa>(m.data + k * m.lane_stride + a * m.stride[0] +
+                                       b * m.stride[1] + c * m.stride[2]) *
+                            0 !=
+                        0)
+                        return false;
+    return true;
+}
+
 // The outputs of a block that reach outside x, again, one by one: a product with an infinite or NaN
 // weight that does not exist counts as +0. (Products with finite weights are 0 anyway, and are added
-// as the tiles add them, so that the sign of a zero agrees.)
+// as the tiles add them, so that the sign of a zero agrees.) Called when some output is NaN, which a
+// product of 0 and such a weight always makes it.
 template <class Isa, class T>
 void repair_borders(const Correlation<T>& p, const Block& b) {
     using C = Compute<T>;
+    if (all_finite<Isa>(p.weight, b.k, b.channels)) return;
     for (std::ptrdiff_t n = b.n; n < b.n + b.images; ++n)
         for (std::ptrdiff_t oh = b.h; oh < b.h + b.rows; ++oh)
             for (std::ptrdiff_t ow = b.w; ow < b.w + b.columns; ++ow)
@@ -231,7 +286,7 @@ static inline PixelRows pixel_rows(const Block& b, const PatchLayout& layout,
 template <class Isa, class Body>
 [[gnu::always_inline]] inline void for_each_tile(const PixelRows& r, const PatchLayout& layout,
                                                  const Strides4& y, Body&& tile) {
-    const std::ptrdiff_t count = ceil_div(r.length, TileLimits<Isa>::rows);
+    const std::ptrdiff_t count = ceil_div(r.length, TileLimits<Isa>::rows(2));
     const std::ptrdiff_t size = r.length / count;
     const std::ptrdiff_t larger_ones = r.length % count;
     const std::ptrdiff_t step = layout.w.out_step * layout.pitch.w;
@@ -255,12 +310,25 @@ template <class C>
     return part;
 }
 
+// A 1x1 layer without padding can be read where it lies, unless the rows of a tile would fall into
+// few sets of the cache.
+template <class Isa, class T>
+bool reads_in_place(const Correlation<T>& p) {
+    if (!std::is_same_v<T, Compute<T>> || p.h.taps != 1 || p.w.taps != 1) return false;
+    if (p.h.first < 0 || (p.h.out - 1) * p.h.stride + p.h.first >= p.h.in || p.w.first < 0 ||
+        (p.w.out - 1) * p.w.stride + p.w.first >= p.w.in)
+        return false;
+    const std::ptrdiff_t step = p.w.stride * p.x_stride.w * static_cast<std::ptrdiff_t>(sizeof(T));
+    const std::ptrdiff_t channel = p.x_stride.c < 0 ? -p.x_stride.c : p.x_stride.c;
+    return (step == 0 || step % 512 != 0) && channel < (std::ptrdiff_t{1} << 30) / p.in_channels;
+}
+
 template <class Isa, class T>
 void correlate_block(const Correlation<T>& p, Block b) {
     using C = Compute<T>;
     constexpr std::ptrdiff_t vector = Vec<Isa, C>::size;
     constexpr std::ptrdiff_t size = sizeof(C);
-    constexpr std::ptrdiff_t tile_rows = TileLimits<Isa>::rows;
+    constexpr std::ptrdiff_t tile_rows = TileLimits<Isa>::rows(2);
     b.images = smaller(b.images, p.images - b.n);
     b.rows = smaller(b.rows, p.h.out - b.h);
     b.columns = smaller(b.columns, p.w.out - b.w);
@@ -268,29 +336,36 @@ void correlate_block(const Correlation<T>& p, Block b) {
     if (b.images <= 0 || b.rows <= 0 || b.columns <= 0 || b.channels <= 0) return;
 
     const bool channels_innermost = p.x_stride.c == 1 && p.x_stride.w != 1 && p.in_channels > 1;
-    const Window rows = window_of(p.h, b.h, b.h + b.rows, 1);
-    // Picking single columns out of a row is slow, so it must save more.
-    const Window columns = window_of(p.w, b.w, b.w + b.columns, channels_innermost ? 1 : 4);
+    const bool direct = reads_in_place<Isa>(p);
+    const Window rows = outer_window(p.h, b.h, b.h + b.rows);
+    const Window columns = channels_innermost ? outer_window(p.w, b.w, b.w + b.columns)
+                                              : inner_window(p.w, b.w, b.w + b.columns);
     const std::ptrdiff_t taps = p.h.taps * p.w.taps;
     const std::ptrdiff_t terms = p.terms();
 
     std::ptrdiff_t chunk = larger(terms, 1);
     const std::ptrdiff_t window_channels =
         window_bytes / size / larger(b.images * rows.size * columns.size, 1);
-    if (window_channels < p.in_channels)
+    if (!direct && window_channels < p.in_channels)
         chunk = smaller(chunk, larger((window_channels - 1) * taps, 1));
-    chunk = smaller(chunk, panel_bytes / size / (4 * vector));
+    // Low tiles read the panel so often that it should stay in L1.
+    chunk = smaller(chunk, panel_bytes / size / (2 * vector) / (b.columns < 10 ? 4 : 2));
     if (chunk < terms) chunk = larger(chunk / block_terms, 1) * block_terms;
     const std::ptrdiff_t chunks = larger(ceil_div(terms, chunk), 1);
     const std::ptrdiff_t chunk_channels =
         taps == 0 ? 0 : smaller(p.in_channels, (chunk + taps - 2) / taps + 1);
-    const PatchLayout layout =
+    PatchLayout layout =
         patch_layout<Isa, C>(rows, columns, b.images, chunk_channels, channels_innermost);
+    if (direct) {
+        layout.pitch = p.x_stride;
+        layout.h.out_step = p.h.stride;
+        layout.w.out_step = p.w.stride;
+    }
 
     const PixelRows pixels = pixel_rows(b, layout, p.y_stride);
     const std::ptrdiff_t tiles =
         pixels.images * pixels.rows * ceil_div(pixels.length, tile_rows);
-    const int vectors = pixels.length <= TileLimits<Isa>::few_rows ? 4 : 2;
+    const int vectors = pixels.length <= TileLimits<Isa>::rows(4) ? 4 : 2;
     const std::ptrdiff_t lanes = vectors * vector;
     // One vector more than a tile: the transposing store reads whole squares.
     const std::ptrdiff_t tile_size = larger(tile_rows, vector) * lanes;
@@ -299,12 +374,14 @@ void correlate_block(const Correlation<T>& p, Block b) {
     if (chunks > 1)
         group = smaller(panels, larger(sums_bytes / size / (tiles * tile_size), 1));
 
-    const std::ptrdiff_t window_size = channels_innermost ? b.images * layout.pitch.n
-                                                          : chunk_channels * layout.pitch.c;
+    const std::ptrdiff_t window_size = direct               ? 0
+                                       : channels_innermost ? b.images * layout.pitch.n
+                                                            : chunk_channels * layout.pitch.c;
     const std::ptrdiff_t sums_size = (chunks > 1 ? group * tiles : 1) * tile_size;
     char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
         (window_size + chunk * lanes + sums_size + lanes) * size + chunk * 4 + 5 * 64)));
     C* window = carve<C>(scratch, window_size);
+    const C* source = window;
     C* panel = carve<C>(scratch, chunk * lanes);
     C* sums = carve<C>(scratch, sums_size);
     C* bias = carve<C>(scratch, lanes);
@@ -320,16 +397,22 @@ void correlate_block(const Correlation<T>& p, Block b) {
             const std::ptrdiff_t last = smaller(first + chunk, terms);
             if (first < last && (chunks > 1 || group_begin == 0)) {
                 const std::ptrdiff_t c0 = first / taps;
-                copy_patches<Isa>(window, layout,
-                                  p.x + b.n * p.x_stride.n + c0 * p.x_stride.c, p.x_stride, p.h,
-                                  p.w, b.images, (last - 1) / taps + 1 - c0);
+                const T* x = p.x + b.n * p.x_stride.n + c0 * p.x_stride.c;
+                if constexpr (std::is_same_v<T, C>)
+                    if (direct)
+                        source = x + (b.h * p.h.stride + p.h.first) * p.x_stride.h +
+                                 (b.w * p.w.stride + p.w.first) * p.x_stride.w;
+                if (!direct)
+                    copy_patches<Isa>(window, layout, x, p.x_stride, p.h, p.w, b.images,
+                                      (last - 1) / taps + 1 - c0);
                 std::ptrdiff_t c = 0;
                 std::ptrdiff_t r = first / p.w.taps % p.h.taps;
                 std::ptrdiff_t s = first % p.w.taps;
                 for (std::ptrdiff_t t = 0; t < last - first; ++t) {
                     offset[t] = static_cast<std::int32_t>(
-                        c * layout.pitch.c + rows.of(b.h, r) * layout.pitch.h +
-                        columns.of(b.w, s) * layout.pitch.w);
+                        direct ? c * p.x_stride.c
+                               : c * layout.pitch.c + rows.of(b.h, r) * layout.pitch.h +
+                                     columns.of(b.w, s) * layout.pitch.w);
                     if (++s == p.w.taps) {
                         s = 0;
                         if (++r == p.h.taps) {
@@ -344,8 +427,6 @@ void correlate_block(const Correlation<T>& p, Block b) {
                 const std::ptrdiff_t used = smaller(lanes, b.k + b.channels - k);
                 const int used_vectors = static_cast<int>(ceil_div(used, vector));
                 pack_panel<Isa>(panel, weight, k, used, first, last, used_vectors);
-                if (p.outside_is_nothing && !repair)
-                    repair = has_nonfinite<Isa>(panel, (last - first) * used_vectors);
                 if (p.bias && q == chunks - 1)
                     pack_run<Isa>(bias, p.bias + k * p.bias_stride, p.bias_stride, 0, used, 1,
                                   used_vectors);
@@ -356,7 +437,9 @@ void correlate_block(const Correlation<T>& p, Block b) {
                     pixels, layout, p.y_stride,
                     [&](std::ptrdiff_t from, std::ptrdiff_t to, std::ptrdiff_t count) {
                         tile_function<Isa, C>(static_cast<int>(count), used_vectors)(
-                            slot, window + from, offset, step, panel, last - first, q > 0);
+                            slot, source + from, offset, step, panel, last - first, q > 0);
+                        if (q == chunks - 1 && p.outside_is_nothing && !repair)
+                            repair = has_nan<Isa>(slot, count * used_vectors);
                         if (q == chunks - 1)
                             store_tile<Isa>(y + to, p.y_stride.w, p.y_stride.c, count, used,
                                             slot, used_vectors * vector,

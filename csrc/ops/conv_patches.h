@@ -14,44 +14,70 @@ struct Axis {
     std::ptrdiff_t in, out, stride, taps, first, step;
 };
 
-// The places along an axis that outputs [begin, end) need. Either a contiguous range of the input, or
-// (`apart`) the taps of each output side by side, whichever is smaller: with a stride beyond the
-// kernel or a wide dilation the range is mostly unused.
+// The places along an axis that outputs [begin, end) need, and where they stand in the scratch:
+// a contiguous range of the input; or (`split` > 1) that range sorted by its remainder modulo
+// `split`, the stride, so that a tap reads neighbouring outputs from neighbouring places; or
+// (`apart`) the taps of each output side by side, where a stride beyond the kernel or a wide dilation
+// would leave most of the range unused.
 struct Window {
     std::ptrdiff_t begin, size;
     std::ptrdiff_t out_step, tap_step, tap_origin;
+    std::ptrdiff_t split, part_size;
     bool apart;
 
     std::ptrdiff_t of(std::ptrdiff_t out, std::ptrdiff_t tap) const {
-        return (out - begin) * out_step + tap * tap_step + tap_origin;
+        const std::ptrdiff_t place = tap * tap_step + tap_origin;
+        if (split > 1) return (out - begin) + place % split * part_size + place / split;
+        return (out - begin) * out_step + place;
     }
 };
 
 static inline Window range_window(const Axis& axis, std::ptrdiff_t begin, std::ptrdiff_t end) {
     const std::ptrdiff_t span = (axis.taps - 1) * axis.step;
     const std::ptrdiff_t size = (end - begin - 1) * axis.stride + (span < 0 ? -span : span) + 1;
-    return {begin, size, axis.stride, axis.step, span < 0 ? -span : 0, false};
+    return {begin, size, axis.stride, axis.step, span < 0 ? -span : 0, 1, size, false};
 }
 
 static inline Window apart_window(const Axis& axis, std::ptrdiff_t begin, std::ptrdiff_t end) {
-    return {begin, (end - begin) * axis.taps, axis.taps, 1, 0, true};
+    const std::ptrdiff_t size = (end - begin) * axis.taps;
+    return {begin, size, axis.taps, 1, 0, 1, size, true};
 }
 
-// `gain`: how many times smaller the taps side by side must be to be preferred.
-static inline Window window_of(const Axis& axis, std::ptrdiff_t begin, std::ptrdiff_t end,
-                               std::ptrdiff_t gain) {
+// With one tap only the first part is used.
+static inline Window split_window(const Axis& axis, std::ptrdiff_t begin, std::ptrdiff_t end) {
+    Window window = range_window(axis, begin, end);
+    window.split = axis.stride;
+    window.out_step = 1;
+    window.part_size = ceil_div(window.size, axis.stride);
+    window.size = window.part_size * (axis.taps == 1 ? 1 : axis.stride);
+    return window;
+}
+
+// Of rows, and of columns where whole pixels are copied.
+static inline Window outer_window(const Axis& axis, std::ptrdiff_t begin, std::ptrdiff_t end) {
     const Window range = range_window(axis, begin, end);
     const Window apart = apart_window(axis, begin, end);
-    return apart.size * gain < range.size ? apart : range;
+    return apart.size < range.size ? apart : range;
+}
+
+// Of columns that are innermost. Picking single elements is slow, so it must save much.
+static inline Window inner_window(const Axis& axis, std::ptrdiff_t begin, std::ptrdiff_t end) {
+    const Window range = axis.stride > 1 ? split_window(axis, begin, end)
+                                         : range_window(axis, begin, end);
+    const Window apart = apart_window(axis, begin, end);
+    return 4 * apart.size < range.size ? apart : range;
 }
 
 // Where the window's place `index` lies in the input (perhaps outside).
 static inline std::ptrdiff_t input_place(const Axis& axis, const Window& window,
                                          std::ptrdiff_t index) {
-    if (!window.apart)
-        return window.begin * axis.stride + axis.first - window.tap_origin + index;
-    return (window.begin + index / axis.taps) * axis.stride + axis.first +
-           index % axis.taps * axis.step;
+    if (window.apart)
+        return (window.begin + index / axis.taps) * axis.stride + axis.first +
+               index % axis.taps * axis.step;
+    const std::ptrdiff_t first = window.begin * axis.stride + axis.first - window.tap_origin;
+    if (window.split > 1)
+        return first + index / window.part_size + index % window.part_size * window.split;
+    return first + index;
 }
 
 // Element (image, channel, row, column) of the scratch lies at
@@ -85,23 +111,44 @@ PatchLayout patch_layout(const Window& h, const Window& w, std::ptrdiff_t images
 }
 
 template <class Isa, class C>
-void fill_zero(C* to, std::ptrdiff_t count) {
+[[gnu::always_inline]] inline void fill_zero(C* to, std::ptrdiff_t count) {
     for_each_vec<Isa, Vec<Isa, C>::size>(
         count, [&](std::ptrdiff_t i, auto lanes) { store(to + i, Vec<Isa, C>::zero(), lanes); });
 }
 
+// Every other element: two vectors in, their even lanes out.
 template <class Isa, class T>
-void copy_line(Compute<T>* to, const T* from, std::ptrdiff_t stride, std::ptrdiff_t count) {
+[[gnu::always_inline]] inline Vec<Isa, T> even_lanes(Vec<Isa, T> a, Vec<Isa, T> b) {
+    if constexpr (Vec<Isa, T>::size == 2) {
+        return {__builtin_shufflevector(a.raw, b.raw, 0, 2)};
+    } else if constexpr (Vec<Isa, T>::size == 4) {
+        return {__builtin_shufflevector(a.raw, b.raw, 0, 2, 4, 6)};
+    } else if constexpr (Vec<Isa, T>::size == 8) {
+        return {__builtin_shufflevector(a.raw, b.raw, 0, 2, 4, 6, 8, 10, 12, 14)};
+    } else {
+        return {__builtin_shufflevector(a.raw, b.raw, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
+                                        26, 28, 30)};
+    }
+}
+
+template <class Isa, class T>
+[[gnu::always_inline]] inline void copy_line(Compute<T>* to, const T* from, std::ptrdiff_t stride, std::ptrdiff_t count) {
     using C = Compute<T>;
+    constexpr std::ptrdiff_t n = Vec<Isa, C>::size;
+    std::ptrdiff_t i = 0;
     if (stride == 1) {
-        for_each_vec<Isa, Vec<Isa, C>::size>(count, [&](std::ptrdiff_t i, auto lanes) {
-            store(to + i, load<Isa>(from + i, lanes), lanes);
+        for_each_vec<Isa, n>(count, [&](std::ptrdiff_t j, auto lanes) {
+            store(to + j, load<Isa>(from + j, lanes), lanes);
         });
     } else if constexpr (std::is_same_v<T, C>) {
-        for (std::ptrdiff_t i = 0; i < count; ++i) to[i] = from[i * stride];
+        // The last vector would read one element beyond the last one needed.
+        if (stride == 2)
+            for (; i + n < count; i += n)
+                storeu(to + i,
+                       even_lanes(loadu<Isa>(from + 2 * i), loadu<Isa>(from + 2 * i + n)));
+        for (; i < count; ++i) to[i] = from[i * stride];
     } else {
-        constexpr std::ptrdiff_t n = Vec<Isa, C>::size;
-        for (std::ptrdiff_t i = 0; i < count; i += n) {
+        for (; i < count; i += n) {
             T row[n] = {};
             const std::ptrdiff_t used = smaller(n, count - i);
             for (std::ptrdiff_t j = 0; j < used; ++j) row[j] = from[(i + j) * stride];
@@ -110,27 +157,23 @@ void copy_line(Compute<T>* to, const T* from, std::ptrdiff_t stride, std::ptrdif
     }
 }
 
-// One row of the window with channels outermost: the columns of one channel.
+// `count` columns of one row of every channel: those at place, place + step, ... of a row of `in`, 0
+// where that is outside. The same for all channels, so their loop is the inner one.
 template <class Isa, class T>
-void copy_columns(Compute<T>* to, const T* row, std::ptrdiff_t stride, const Axis& axis,
-                  const Window& window) {
-    if (window.apart) {
-        for (std::ptrdiff_t i = 0; i < window.size; ++i) {
-            const std::ptrdiff_t place = input_place(axis, window, i);
-            if (place >= 0 && place < axis.in)
-                copy_line<Isa>(to + i, row + place * stride, 1, 1);
-            else
-                to[i] = 0;
-        }
-        return;
-    }
-    const std::ptrdiff_t place = input_place(axis, window, 0);
-    const std::ptrdiff_t before = smaller(larger(-place, 0), window.size);
+void copy_columns(Compute<T>* to, std::ptrdiff_t to_channel, const T* row, std::ptrdiff_t stride,
+                  std::ptrdiff_t row_channel, std::ptrdiff_t channels, std::ptrdiff_t in,
+                  std::ptrdiff_t place, std::ptrdiff_t step, std::ptrdiff_t count) {
+    const std::ptrdiff_t before = smaller(place < 0 ? ceil_div(-place, step) : 0, count);
+    const std::ptrdiff_t first = place + before * step;
     const std::ptrdiff_t inside =
-        smaller(larger(axis.in - (place + before), 0), window.size - before);
-    fill_zero<Isa>(to, before);
-    copy_line<Isa>(to + before, row + (place + before) * stride, stride, inside);
-    fill_zero<Isa>(to + before + inside, window.size - before - inside);
+        smaller(first < in ? ceil_div(in - first, step) : 0, count - before);
+    const T* from = inside > 0 ? row + first * stride : row;
+    for (std::ptrdiff_t c = 0; c < channels; ++c) {
+        if (inside < count) fill_zero<Isa>(to, count);
+        if (inside > 0) copy_line<Isa>(to + before, from, step * stride, inside);
+        to += to_channel;
+        from += row_channel;
+    }
 }
 
 // Copies `channels` channels of `images` images, from `x` on (the first channel of the first image).
@@ -154,12 +197,11 @@ void copy_patches(Compute<T>* scratch, const PatchLayout& layout, const T* x,
                         fill_zero<Isa>(to, channels);
                 }
             } else {
-                for (std::ptrdiff_t c = 0; c < channels; ++c, to += layout.pitch.c) {
-                    if (row_inside)
-                        copy_columns<Isa>(to, from + c * stride.c, stride.w, axis_w, layout.w);
-                    else
-                        fill_zero<Isa>(to, layout.w.size);
-                }
+                const std::ptrdiff_t part = layout.w.apart ? 1 : layout.w.part_size;
+                for (std::ptrdiff_t i = 0; i < layout.w.size; i += part)
+                    copy_columns<Isa>(to + i, layout.pitch.c, from, stride.w, stride.c, channels,
+                                      row_inside ? axis_w.in : 0,
+                                      input_place(axis_w, layout.w, i), layout.w.split, part);
             }
         }
     }

@@ -39,6 +39,80 @@ struct WeightGradTask {
     std::ptrdiff_t group, k, lanes, c, channels;
 };
 
+// Where the taps of grad_weight lie in the sums of a task: tile by tile of channels, tap by tap.
+struct WeightGradTiles {
+    std::ptrdiff_t channels, taps, tiles, tile_size;
+
+    std::ptrdiff_t begin(std::ptrdiff_t tile) const { return channels * tile / tiles; }
+    std::ptrdiff_t tile_of(std::ptrdiff_t channel) const {
+        std::ptrdiff_t tile = channel * tiles / channels;
+        while (begin(tile + 1) <= channel) ++tile;
+        return tile;
+    }
+    // The row of sums of one channel and tap, in a panel whose rows are `pitch` long.
+    std::ptrdiff_t row(std::ptrdiff_t channel, std::ptrdiff_t tap, std::ptrdiff_t pitch) const {
+        const std::ptrdiff_t tile = tile_of(channel);
+        return (tap * tiles + tile) * tile_size + (channel - begin(tile)) * pitch;
+    }
+};
+
+// Sums [channel, tap][lane] to grad_weight [lane][channel, tap], whose rows are contiguous.
+template <class Isa, class T>
+void store_weight_rows(T* to, std::ptrdiff_t lane_stride, std::ptrdiff_t lanes,
+                       const Compute<T>* sums, const WeightGradTiles& tiles,
+                       std::ptrdiff_t pitch) {
+    using C = Compute<T>;
+    using V = Vec<Isa, C>;
+    constexpr std::ptrdiff_t n = V::size;
+    const std::ptrdiff_t terms = tiles.channels * tiles.taps;
+    for (std::ptrdiff_t t = 0; t < terms; t += n) {
+        const FirstLanes width{static_cast<int>(smaller(n, terms - t))};
+        const C* row[n];
+        for (int i = 0; i < width.count; ++i)
+            row[i] = sums + tiles.row((t + i) / tiles.taps, (t + i) % tiles.taps, pitch);
+        for (std::ptrdiff_t lane = 0; lane < lanes; lane += n) {
+            C square[n * n];
+            for (int i = 0; i < width.count; ++i)
+                storeu(square + i * n, loadu<Isa>(row[i] + lane));
+            C columns[n * n];
+            transpose_square<Isa>(columns, n, static_cast<const C*>(square), n, n);
+            for (std::ptrdiff_t k = 0; k < smaller(n, lanes - lane); ++k)
+                store(to + (lane + k) * lane_stride + t, loadu<Isa>(columns + k * n), width);
+        }
+    }
+}
+
+// What does not depend on the task: the axes and how a chunk of pixels lies in the window.
+template <class Isa, class T>
+struct WeightGradPlan {
+    Axis h, w;
+    bool direct, channels_innermost, rows_apart;
+    std::ptrdiff_t chunk;
+
+    explicit WeightGradPlan(const Conv2dShape& shape)
+        : h{shape.in_h, shape.out_h, shape.stride_h, shape.kernel_h, -shape.pad_top,
+            shape.dilation_h},
+          w{shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w, -shape.pad_left,
+            shape.dilation_w},
+          channels_innermost(shape.x.c == 1 && shape.x.w != 1 &&
+                             shape.in_channels > shape.groups),
+          chunk(2 * block_terms) {
+        // A 1x1 layer without padding is read where it lies, unless the channels of a tile would
+        // fall into one set of the cache.
+        const std::ptrdiff_t step = shape.x.c * static_cast<std::ptrdiff_t>(sizeof(T));
+        direct = std::is_same_v<T, Compute<T>> && shape.kernel_h == 1 && shape.kernel_w == 1 &&
+                 shape.pad_top == 0 && shape.pad_left == 0 &&
+                 (shape.out_h - 1) * shape.stride_h < shape.in_h &&
+                 (shape.out_w - 1) * shape.stride_w < shape.in_w && step % 2048 != 0;
+        const std::ptrdiff_t rows = smaller(chunk / larger(shape.out_w, 1) + 2, shape.out_h);
+        rows_apart = apart_window(h, 0, rows).size < range_window(h, 0, rows).size;
+    }
+
+    Window rows(std::ptrdiff_t begin, std::ptrdiff_t end) const {
+        return rows_apart ? apart_window(h, begin, end) : range_window(h, begin, end);
+    }
+};
+
 template <class Isa, class T>
 void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape,
                           const WeightGradTask& task) {
@@ -46,38 +120,36 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
     using V = Vec<Isa, C>;
     constexpr std::ptrdiff_t vector = V::size;
     constexpr std::ptrdiff_t size = sizeof(C);
-    const std::ptrdiff_t pixels = shape.batch * shape.out_h * shape.out_w;
+    const std::ptrdiff_t plane = shape.out_h * shape.out_w;
+    const std::ptrdiff_t pixels = shape.batch * plane;
     const std::ptrdiff_t taps = shape.kernel_h * shape.kernel_w;
     const std::ptrdiff_t channels = task.channels;
-    const std::ptrdiff_t tile_rows = TileLimits<Isa>::rows;
-    const std::ptrdiff_t channel_tiles = ceil_div(channels, tile_rows);
-    const int vectors = channels <= TileLimits<Isa>::few_rows ? 4 : 2;
+    const int vectors = channels <= TileLimits<Isa>::rows(4) ? 4 : 2;
     const std::ptrdiff_t lanes = vectors * vector;
     const std::ptrdiff_t panels = ceil_div(task.lanes, lanes);
+    const WeightGradTiles tiles{channels, taps, ceil_div(channels, TileLimits<Isa>::rows(2)),
+                                TileLimits<Isa>::rows(2) * lanes};
 
-    // Each run of a chunk has its own kernel_h rows in the window, wide enough for the longest.
-    const bool channels_innermost = shape.x.c == 1 && channels > 1;
-    std::ptrdiff_t chunk = 4 * block_terms;
-    const Axis axis_w{shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w, -shape.pad_left,
-                      shape.dilation_w};
-    const Axis axis_h{shape.in_h, shape.out_h, shape.stride_h, shape.kernel_h, -shape.pad_top,
-                      shape.dilation_h};
-    std::ptrdiff_t runs = 0;
+    // A chunk touches one or more images; each has its own rows in the window.
+    WeightGradPlan<Isa, T> plan(shape);
     PatchLayout layout{};
-    for (;; chunk /= 2) {
-        runs = chunk / shape.out_w + 2;
-        const Window w = window_of(axis_w, 0, smaller(shape.out_w, chunk),
-                                   channels_innermost ? 1 : 4);
-        const Window h = apart_window(axis_h, 0, runs);
-        layout = patch_layout<Isa, C>(h, w, 1, channels, channels_innermost);
-        const std::ptrdiff_t elements =
-            channels_innermost ? layout.pitch.n : channels * layout.pitch.c;
-        if (elements * size <= window_bytes || chunk == block_terms) break;
+    std::ptrdiff_t window_size = 0;
+    for (;; plan.chunk /= 2) {
+        const std::ptrdiff_t longest = smaller(shape.out_w, plan.chunk);
+        const std::ptrdiff_t images = smaller(plan.chunk / plane + 2, shape.batch);
+        const std::ptrdiff_t rows = plan.chunk / shape.out_w + 2;
+        Window h = plan.rows(0, rows);
+        h.size += (images - 1) * plan.rows(0, 1).size;
+        const Window w = plan.channels_innermost ? outer_window(plan.w, 0, longest)
+                                                 : inner_window(plan.w, 0, longest);
+        layout = patch_layout<Isa, C>(h, w, 1, channels, plan.channels_innermost);
+        window_size = plan.channels_innermost ? layout.pitch.n : channels * layout.pitch.c;
+        if (window_size * size <= window_bytes || plan.chunk == block_terms) break;
     }
-    const std::ptrdiff_t window_size =
-        channels_innermost ? layout.pitch.n : channels * layout.pitch.c;
-    const std::ptrdiff_t tile_size = tile_rows * lanes;
-    const std::ptrdiff_t sums_size = panels * taps * channel_tiles * tile_size;
+    if (plan.direct) window_size = 0;
+    const std::ptrdiff_t chunk = plan.chunk;
+    const std::ptrdiff_t panel_sums = taps * tiles.tiles * tiles.tile_size;
+    const std::ptrdiff_t sums_size = panels * panel_sums;
     const bool many_segments = pixels > segment_pixels;
     char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
         (window_size + panels * chunk * lanes + sums_size * (many_segments ? 2 : 1)) * size +
@@ -90,53 +162,77 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
 
     x += (task.group * (shape.in_channels / shape.groups) + task.c) * shape.x.c;
     grad_y += task.k * shape.y.c;
+    const std::ptrdiff_t channel_step = plan.direct ? shape.x.c : layout.pitch.c;
+    const bool flat = shape.y.h == shape.out_w * shape.y.w;
+    auto pack = [&](std::ptrdiff_t at, const T* from, std::ptrdiff_t count) {
+        for (std::ptrdiff_t i = 0; i < panels; ++i) {
+            const std::ptrdiff_t used = smaller(lanes, task.lanes - i * lanes);
+            const int used_vectors = static_cast<int>(ceil_div(used, vector));
+            pack_run<Isa>(panel + i * chunk * lanes + at * used_vectors * vector,
+                          from + i * lanes * shape.y.c, shape.y.c, shape.y.w, used, count,
+                          used_vectors);
+        }
+    };
     if (pixels == 0) fill_zero<Isa>(sums, sums_size);
     for (std::ptrdiff_t first = 0; first < pixels;) {
         const std::ptrdiff_t segment = first / segment_pixels;
         const std::ptrdiff_t last =
             smaller(smaller(first + chunk, pixels), (segment + 1) * segment_pixels);
-        std::ptrdiff_t run_number = 0;
-        std::ptrdiff_t pixel = 0;
-        for_each_run<Isa>(shape, first, last, [&](const PixelRun& run) {
+        const C* source = window;
+        if constexpr (std::is_same_v<T, C>)
+            if (plan.direct) source = x + first / plane * shape.x.n;
+        std::ptrdiff_t base = 0;
+        for (std::ptrdiff_t p = first; p < last;) {
+            const std::ptrdiff_t image = p / plane;
+            const std::ptrdiff_t end = smaller((image + 1) * plane, last);
+            const std::ptrdiff_t h0 = p % plane / shape.out_w;
+            const std::ptrdiff_t h1 = (end - 1) % plane / shape.out_w + 1;
+            const std::ptrdiff_t w0 = h1 - h0 == 1 ? p % shape.out_w : 0;
             PatchLayout part = layout;
-            part.h = apart_window(axis_h, run.h, run.h + 1);
-            part.w = layout.w.apart ? apart_window(axis_w, run.w, run.w + run.length)
-                                    : range_window(axis_w, run.w, run.w + run.length);
-            const std::ptrdiff_t base = run_number * shape.kernel_h * layout.pitch.h;
-            copy_patches<Isa>(window + base, part, x + run.n * shape.x.n, shape.x, axis_h, axis_w,
-                              1, channels);
-            for (std::ptrdiff_t i = 0; i < run.length; ++i)
-                offset[pixel + i] = static_cast<std::int32_t>(
-                    base + i * layout.w.out_step * layout.pitch.w);
-            const T* from =
-                grad_y + run.n * shape.y.n + run.h * shape.y.h + run.w * shape.y.w;
-            for (std::ptrdiff_t i = 0; i < panels; ++i) {
-                const std::ptrdiff_t used = smaller(lanes, task.lanes - i * lanes);
-                const int used_vectors = static_cast<int>(ceil_div(used, vector));
-                pack_run<Isa>(panel + i * chunk * lanes + pixel * used_vectors * vector,
-                              from + i * lanes * shape.y.c, shape.y.c, shape.y.w, used,
-                              run.length, used_vectors);
+            part.h = plan.rows(h0, h1);
+            part.w.begin = w0;
+            std::ptrdiff_t row_step = part.h.out_step * layout.pitch.h;
+            std::ptrdiff_t column_step = layout.w.out_step * layout.pitch.w;
+            if (plan.direct) {
+                row_step = shape.stride_h * shape.x.h;
+                column_step = shape.stride_w * shape.x.w;
+                base = (image - first / plane) * shape.x.n + h0 * row_step + w0 * column_step;
+            } else {
+                copy_patches<Isa>(window + base, part, x + image * shape.x.n, shape.x, plan.h,
+                                  plan.w, 1, channels);
             }
-            pixel += run.length;
-            ++run_number;
-        });
+            const T* from = grad_y + image * shape.y.n;
+            if (flat) pack(p - first, from + p % plane * shape.y.w, end - p);
+            for (std::ptrdiff_t h = h0; h < h1; ++h) {
+                const std::ptrdiff_t start = larger(p, image * plane + h * shape.out_w);
+                const std::ptrdiff_t stop = smaller(end, image * plane + (h + 1) * shape.out_w);
+                const std::ptrdiff_t w = start % shape.out_w;
+                if (!flat)
+                    pack(start - first, from + h * shape.y.h + w * shape.y.w, stop - start);
+                std::ptrdiff_t at = base + (h - h0) * row_step + (w - w0) * column_step;
+                for (std::ptrdiff_t i = start; i < stop; ++i, at += column_step)
+                    offset[i - first] = static_cast<std::int32_t>(at);
+            }
+            base += part.h.size * layout.pitch.h;
+            p = end;
+        }
 
         const bool resume = first % segment_pixels != 0;
+        const Window tap_rows = plan.rows(0, 1);
         C* slot = sums;
         for (std::ptrdiff_t i = 0; i < panels; ++i) {
             const int used_vectors = static_cast<int>(
                 ceil_div(smaller(lanes, task.lanes - i * lanes), vector));
             for (std::ptrdiff_t tap = 0; tap < taps; ++tap) {
-                const C* at = window + tap / shape.kernel_w * layout.pitch.h +
-                              (tap % shape.kernel_w * layout.w.tap_step + layout.w.tap_origin) *
-                                  layout.pitch.w;
-                for (std::ptrdiff_t j = 0; j < channel_tiles; ++j, slot += tile_size) {
-                    const std::ptrdiff_t begin = channels * j / channel_tiles;
-                    const std::ptrdiff_t end = channels * (j + 1) / channel_tiles;
-                    tile_function<Isa, C>(static_cast<int>(end - begin), used_vectors)(
-                        slot, at + begin * layout.pitch.c, offset, layout.pitch.c,
+                const C* at = source;
+                if (!plan.direct)
+                    at += tap_rows.of(0, tap / shape.kernel_w) * layout.pitch.h +
+                          layout.w.of(0, tap % shape.kernel_w) * layout.pitch.w;
+                for (std::ptrdiff_t j = 0; j < tiles.tiles; ++j, slot += tiles.tile_size)
+                    tile_function<Isa, C>(static_cast<int>(tiles.begin(j + 1) - tiles.begin(j)),
+                                          used_vectors)(
+                        slot, at + tiles.begin(j) * channel_step, offset, channel_step,
                         panel + i * chunk * lanes, last - first, resume);
-                }
             }
         }
         first = last;
@@ -148,20 +244,27 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
     }
 
     const C* result = many_segments ? total : sums;
-    for (std::ptrdiff_t i = 0; i < panels; ++i) {
+    const bool contiguous =
+        (shape.kernel_w == 1 || shape.weight.w == 1) &&
+        (shape.kernel_h == 1 || shape.weight.h == shape.kernel_w) &&
+        (channels == 1 || shape.weight.c == taps);
+    for (std::ptrdiff_t i = 0; i < panels; ++i, result += panel_sums) {
         const std::ptrdiff_t used = smaller(lanes, task.lanes - i * lanes);
         const std::ptrdiff_t pitch = ceil_div(used, vector) * vector;
+        T* to = grad_weight + (task.k + i * lanes) * shape.weight.n + task.c * shape.weight.c;
+        if (contiguous) {
+            store_weight_rows<Isa>(to, shape.weight.n, used, result, tiles, pitch);
+            continue;
+        }
         for (std::ptrdiff_t tap = 0; tap < taps; ++tap)
-            for (std::ptrdiff_t j = 0; j < channel_tiles; ++j, result += tile_size) {
-                const std::ptrdiff_t begin = channels * j / channel_tiles;
-                const std::ptrdiff_t end = channels * (j + 1) / channel_tiles;
-                T* to = grad_weight + (task.k + i * lanes) * shape.weight.n +
-                        (task.c + begin) * shape.weight.c +
-                        tap / shape.kernel_w * shape.weight.h +
-                        tap % shape.kernel_w * shape.weight.w;
-                store_tile<Isa>(to, shape.weight.c, shape.weight.n, end - begin, used, result,
-                                pitch, static_cast<const C*>(nullptr));
-            }
+            for (std::ptrdiff_t j = 0; j < tiles.tiles; ++j)
+                store_tile<Isa>(to + tiles.begin(j) * shape.weight.c +
+                                    tap / shape.kernel_w * shape.weight.h +
+                                    tap % shape.kernel_w * shape.weight.w,
+                                shape.weight.c, shape.weight.n,
+                                tiles.begin(j + 1) - tiles.begin(j), used,
+                                result + (tap * tiles.tiles + j) * tiles.tile_size, pitch,
+                                static_cast<const C*>(nullptr));
     }
 }
 
@@ -172,19 +275,18 @@ void weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dSh
     const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
     const std::ptrdiff_t group_out = shape.out_channels / shape.groups;
     const std::ptrdiff_t taps = shape.kernel_h * shape.kernel_w;
-    // The sums of a task stay in L2 (twice: segment and total), and the packing of grad_y is shared by
-    // as many rows, the copy of x by as many lanes, as that allows.
+    // The sums of a task stay in L2 (twice: segment and total). Packing grad_y costs as much as 12 of
+    // its rows, copying x as much as 2 lanes, so a task has many of both.
     const std::ptrdiff_t lanes = smaller(group_out, 4 * vector);
     const std::ptrdiff_t sums_rows =
         larger(sums_bytes / static_cast<std::ptrdiff_t>(sizeof(C)) / 2 / (4 * vector), 1);
     const std::ptrdiff_t limit = smaller(larger(sums_rows / taps, 1), group_in);
-    std::ptrdiff_t channel_tasks = larger(ceil_div(group_in, limit), 1);
     const std::ptrdiff_t lane_tasks = ceil_div(group_out, lanes);
-    const std::ptrdiff_t work =
-        shape.batch * shape.out_h * shape.out_w * group_in * taps * lanes;
-    if (shape.groups * lane_tasks * channel_tasks < 16)
-        channel_tasks = larger(channel_tasks, smaller(ceil_div(group_in, TileLimits<Isa>::rows),
-                                                      smaller(work / task_work, 4)));
+    std::ptrdiff_t channel_tasks = ceil_div(group_in, limit);
+    if (shape.groups * lane_tasks * channel_tasks < 8)
+        channel_tasks = larger(
+            channel_tasks,
+            smaller(smaller(group_in * taps / 144, group_in / 12), 8 / (shape.groups * lane_tasks)));
     const std::ptrdiff_t tasks = lane_tasks * channel_tasks;
     parallel_for<Isa>(shape.groups * tasks, [&](std::ptrdiff_t task) {
         const std::ptrdiff_t group = task / tasks;

@@ -31,11 +31,16 @@ static inline constexpr std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t
 
 // Tile sizes. The sums in flight must hide the latency of fma (4 cycles on 2 ports: at least 8) and
 // fit the registers beside the vectors of one term and one broadcast: at most 28 of 32, or 12 of 16.
-// `rows` x 2 vectors is the normal tile; up to `few_rows`, 4 vectors keep enough sums in flight.
+// rows(vectors) is the tallest tile of that width.
 template <class Isa>
 struct TileLimits {
-    static constexpr int rows = Isa::bytes == 64 ? 14 : Isa::bytes == 32 ? 6 : 4;
-    static constexpr int few_rows = Isa::bytes == 64 ? 4 : 2;
+    static constexpr int max_vectors = 4;
+    static constexpr int rows(int vectors) {
+        constexpr int v4[] = {14, 14, 9, 4};
+        constexpr int v3[] = {6, 6, 3, 2};
+        constexpr int v2[] = {4, 4, 2, 2};
+        return (Isa::bytes == 64 ? v4 : Isa::bytes == 32 ? v3 : v2)[vectors - 1];
+    }
 };
 
 // sums[i][j] = sum over t of a[a_offset[t] + i * a_step] * b[t][j], for i < rows and
@@ -59,6 +64,9 @@ template <class Isa, class T, int rows, int vectors>
             V bv[vectors];
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; ++j) bv[j] = loadu<Isa>(b + j * V::size);
+            // The panel streams from L2; two lines a term come in too late without a hint.
+            for (int j = 0; j < vectors; ++j)
+                __builtin_prefetch(b + j * V::size + 16 * vectors * V::size);
             b += vectors * V::size;
             // Three rows a pointer: x86 addresses reach p, p + step and p + 2 * step, and fewer
             // pointers than rows stay in registers.
@@ -91,43 +99,23 @@ template <class T>
 using TileSums = void (*)(T*, const T*, const std::int32_t*, std::ptrdiff_t, const T*,
                           std::ptrdiff_t, bool);
 
-template <class Isa, class T, int rows>
-constexpr TileSums<T> choose_tile(int vectors) {
-    if constexpr (rows <= TileLimits<Isa>::few_rows) {
-        if (vectors == 4) return tile_sums<Isa, T, rows, 4>;
-        if (vectors == 3) return tile_sums<Isa, T, rows, 3>;
+template <class Isa, class T, int vectors, int rows>
+TileSums<T> tile_of_rows(int wanted) {
+    if constexpr (rows > 1) {
+        if (wanted != rows) return tile_of_rows<Isa, T, vectors, rows - 1>(wanted);
     }
-    return vectors == 2 ? tile_sums<Isa, T, rows, 2> : tile_sums<Isa, T, rows, 1>;
+    return tile_sums<Isa, T, rows, vectors>;
 }
 
 template <class Isa, class T>
 TileSums<T> tile_function(int rows, int vectors) {
     using L = TileLimits<Isa>;
-    switch (rows) {
-        case 1: return choose_tile<Isa, T, 1>(vectors);
-        case 2: return choose_tile<Isa, T, 2>(vectors);
-        case 3: return choose_tile<Isa, T, 3>(vectors);
-        case 4: return choose_tile<Isa, T, 4>(vectors);
-        default: break;
+    switch (vectors) {
+        case 1: return tile_of_rows<Isa, T, 1, L::rows(1)>(rows);
+        case 2: return tile_of_rows<Isa, T, 2, L::rows(2)>(rows);
+        case 3: return tile_of_rows<Isa, T, 3, L::rows(3)>(rows);
+        default: return tile_of_rows<Isa, T, 4, L::rows(4)>(rows);
     }
-    if constexpr (L::rows >= 6) {
-        if (rows == 5) return choose_tile<Isa, T, 5>(vectors);
-        if (rows == 6) return choose_tile<Isa, T, 6>(vectors);
-    }
-    if constexpr (L::rows >= 14) {
-        switch (rows) {
-            case 7: return choose_tile<Isa, T, 7>(vectors);
-            case 8: return choose_tile<Isa, T, 8>(vectors);
-            case 9: return choose_tile<Isa, T, 9>(vectors);
-            case 10: return choose_tile<Isa, T, 10>(vectors);
-            case 11: return choose_tile<Isa, T, 11>(vectors);
-            case 12: return choose_tile<Isa, T, 12>(vectors);
-            case 13: return choose_tile<Isa, T, 13>(vectors);
-            case 14: return choose_tile<Isa, T, 14>(vectors);
-            default: break;
-        }
-    }
-    return nullptr;
 }
 
 // An operand as a matrix of (lane, term), where the terms run over three nested axes of an array.
@@ -137,6 +125,8 @@ struct TermMatrix {
     std::ptrdiff_t lane_stride;
     std::ptrdiff_t count[3];
     std::ptrdiff_t stride[3];
+    // Where the array ends, if it is known: loads may cross the end of a row, not this.
+    const T* end;
 
     std::ptrdiff_t terms() const { return count[0] * count[1] * count[2]; }
 };
@@ -161,11 +151,25 @@ TermMatrix<T> join_axes(TermMatrix<T> m) {
     return m;
 }
 
+// The first `width` columns of a square of as many rows as a vector has lanes, as rows. Not inlined:
+// in a loop, GCC keeps an induction variable for each of the 32 rows, on the stack.
+template <class Isa, class T>
+[[gnu::noinline]] void transpose_square(T* to, std::ptrdiff_t to_pitch, const T* from,
+                                        std::ptrdiff_t from_pitch, std::ptrdiff_t width) {
+    constexpr int n = Vec<Isa, T>::size;
+    Vec<Isa, T> column[n];
+    transpose<Isa>(from, from_pitch, column);
+#pragma GCC unroll 16
+    for (int j = 0; j < n; ++j)
+        if (j < width) storeu(to + j * to_pitch, column[j]);
+}
+
 // panel[t][lane] for `terms` terms that lie `stride` apart, and for `vectors` whole vectors of lanes;
 // lanes from `lanes` on are 0.
 template <class Isa, class T>
 void pack_run(Compute<T>* panel, const T* source, std::ptrdiff_t lane_stride,
-              std::ptrdiff_t stride, std::ptrdiff_t lanes, std::ptrdiff_t terms, int vectors) {
+              std::ptrdiff_t stride, std::ptrdiff_t lanes, std::ptrdiff_t terms, int vectors,
+              [[maybe_unused]] const T* end = nullptr) {
     using C = Compute<T>;
     using V = Vec<Isa, C>;
     constexpr std::ptrdiff_t n = V::size;
@@ -188,28 +192,20 @@ void pack_run(Compute<T>* panel, const T* source, std::ptrdiff_t lane_stride,
         } else if (stride == 1) {
             for (std::ptrdiff_t t = 0; t < terms; t += n) {
                 const std::ptrdiff_t width = smaller(n, terms - t);
-                V column[n];
-                if (std::is_same_v<T, C> && used == n && width == n) {
-                    transpose<Isa>(reinterpret_cast<const C*>(from + t), lane_stride, column);
-                } else {
-                    C rows[n * n];
-                    for (std::ptrdiff_t i = 0; i < n; ++i)
-                        storeu(rows + i * n,
-                               i < used ? load<Isa>(from + i * lane_stride + t,
-                                                    FirstLanes{static_cast<int>(width)})
-                                        : V::zero());
-                    transpose<Isa>(rows, n, column);
+                if constexpr (std::is_same_v<T, C>) {
+                    if (used == n &&
+                        (width == n || from + (n - 1) * lane_stride + t + n <= end)) {
+                        transpose_square<Isa>(to + t * pitch, pitch, from + t, lane_stride,
+                                              width);
+                        continue;
+                    }
                 }
-                if (width == n) {
-#pragma GCC unroll 16
-                    for (int j = 0; j < n; ++j) storeu(to + (t + j) * pitch, column[j]);
-                } else {
-                    C columns[n * n];
-#pragma GCC unroll 16
-                    for (int j = 0; j < n; ++j) storeu(columns + j * n, column[j]);
-                    for (std::ptrdiff_t j = 0; j < width; ++j)
-                        storeu(to + (t + j) * pitch, loadu<Isa>(columns + j * n));
-                }
+                C rows[n * n];
+                for (std::ptrdiff_t i = 0; i < n; ++i)
+                    storeu(rows + i * n, i < used ? load<Isa>(from + i * lane_stride + t,
+                                                              FirstLanes{static_cast<int>(width)})
+                                                  : V::zero());
+                transpose_square<Isa>(to + t * pitch, pitch, static_cast<const C*>(rows), n, width);
             }
         } else {
             for (std::ptrdiff_t t = 0; t < terms; ++t) {
@@ -235,19 +231,19 @@ void pack_panel(Compute<T>* panel, const TermMatrix<T>& m, std::ptrdiff_t lane,
         const std::ptrdiff_t run = smaller(m.count[2] - inner, last - t);
         pack_run<Isa>(panel + (t - first) * pitch,
                       source + outer * m.stride[0] + middle * m.stride[1] + inner * m.stride[2],
-                      m.lane_stride, m.stride[2], lanes, run, vectors);
+                      m.lane_stride, m.stride[2], lanes, run, vectors, m.end);
         t += run;
     }
 }
 
-// Whether a packed panel holds an infinity or NaN: 0 * x is 0 for every other x.
+// Whether any element of whole vectors is NaN.
 template <class Isa, class T>
-bool has_nonfinite(const T* panel, std::ptrdiff_t vectors) {
+bool has_nan(const T* values, std::ptrdiff_t vectors) {
     using V = Vec<Isa, T>;
-    V probe = V::zero();
+    Mask<Isa, T> found = is_nan(V::zero());
     for (std::ptrdiff_t i = 0; i < vectors; ++i)
-        probe = probe + loadu<Isa>(panel + i * V::size) * V::zero();
-    return any(is_nan(probe));
+        found = found | is_nan(loadu<Isa>(values + i * V::size));
+    return any(found);
 }
 
 }  // namespace stableops

@@ -14,8 +14,11 @@
 // The forward pass is exact. The backward pass adds in ascending order of o, in float64 for
 // float64 and in float32 for the others, and rounds float16 and bfloat16 once at the end.
 //
-// Vectors run over neighbouring outputs of a row, or over channels where these are contiguous.
-// Offsets of taps are carried relative to their window, in integers of the element's width.
+// Vectors run over neighbouring outputs of a row, or over channels where these are contiguous. The
+// first of equals is the same whether a window is searched tap by tap or the maxima of its rows are
+// searched from top to bottom, so without indices each row of the image is reduced to the maxima of
+// its windows once, for all windows that share it. Offsets of taps are carried relative to their
+// window, in integers of the element's width.
 #include "../pool2d_shape.h"
 #include "pool2d_rows.h"
 
@@ -66,6 +69,29 @@ struct MaxPoolTypes {
             return load_first<Isa>(p, lanes.count);
         }
     }
+    [[gnu::always_inline]] static inline C value_of(const T* p) {
+        if constexpr (std::is_same_v<T, C>) {
+            return *p;
+        } else {
+            return load<Isa>(p, FirstLanes{1})[0];
+        }
+    }
+    // Elements [column, column + size) of a row; outside [0, width) they are padding.
+    [[gnu::always_inline]] static inline V load_padded(const T* row, std::ptrdiff_t column,
+                                                       std::ptrdiff_t width) {
+        const int begin = static_cast<int>(
+            larger<Isa>(0, smaller<Isa>(-column, V::size)));
+        const int end = static_cast<int>(
+            larger<Isa>(begin, smaller<Isa>(width - column, V::size)));
+        if constexpr (std::is_same_v<T, C>) {
+            return load_within<Isa>(row + column, begin, end, lowest());
+        } else {
+            T element[V::size];
+            for (int i = 0; i < V::size; ++i) element[i] = lowest_element();
+            for (int i = begin; i < end; ++i) element[i] = row[column + i];
+            return load_narrow<Isa>(element);
+        }
+    }
     template <class Lanes>
     [[gnu::always_inline]] static inline void store_elements(T* p, V v, Lanes lanes) {
         if constexpr (has_nan) {
@@ -93,75 +119,95 @@ template <class Isa, class T, class Lanes>
     }
 }
 
-// Some rows of windows whose first columns are column 0 of `row`.
-template <class T>
-struct MaxPoolRows {
-    static constexpr int most = 8;
-    const T* row[most];
-    int rows;
-    std::ptrdiff_t first_offset, row_offset;  // of the taps, relative to their window
-    std::ptrdiff_t kernel_w, dilation_w, stride_w;
+// The windows of one row of outputs along W. Those in [inside_begin, inside_end) have no tap in the
+// padding.
+template <class Isa>
+struct MaxPoolColumns {
+    std::ptrdiff_t kernel, stride, pad, dilation, width, count;
+    std::ptrdiff_t inside_begin, inside_end;
+
+    explicit MaxPoolColumns(const Pool2dShape& shape)
+        : kernel(shape.kernel_w),
+          stride(shape.stride_w),
+          pad(shape.pad_w),
+          dilation(shape.dilation_w),
+          width(shape.width),
+          count(shape.out_w) {
+        const std::ptrdiff_t last = width - 1 - (kernel - 1) * dilation + pad;
+        inside_begin = smaller<Isa>((pad + stride - 1) / stride, count);
+        inside_end = last < 0 ? 0 : smaller<Isa>(last / stride + 1, count);
+        inside_end = larger<Isa>(inside_end, inside_begin);
+    }
 };
 
-// body(values, offset) for each tap of the windows at columns ox, ox + 1 ... in row-major order.
-// `step` is the stride of the windows where it is known, else 0.
-template <class Isa, int step, class T, class Lanes, class Body>
-[[gnu::always_inline]] inline void for_each_tap(const MaxPoolRows<T>& taps, std::ptrdiff_t ox,
-                                                Lanes lanes, Body&& body) {
+// body(values, offset) for each tap of the windows ox, ox + 1 ... in one row, from left to right.
+// `step` is the stride where it is known, else 0; `inside` says that no tap lies in the padding.
+template <class Isa, int step, bool inside, class T, class Body>
+[[gnu::always_inline]] inline void for_each_column(const MaxPoolColumns<Isa>& windows, const T* row,
+                                                   std::ptrdiff_t ox, std::ptrdiff_t offset,
+                                                   Body&& body) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
     constexpr int size = V::size;
-    for (int r = 0; r < taps.rows; ++r) {
-        const T* p = taps.row[r] + ox * (step > 0 ? step : taps.stride_w);
-        std::ptrdiff_t offset = taps.first_offset + r * taps.row_offset;
-        if constexpr (step == 1) {
-            for (std::ptrdiff_t s = 0; s < taps.kernel_w; ++s, offset += taps.dilation_w)
-                body(Types::load_elements(p + s * taps.dilation_w, lanes), offset);
-        } else if constexpr (step == 2) {
-            std::ptrdiff_t s = 0;
-            if (taps.dilation_w == 1) {
-                for (; s + 1 < taps.kernel_w; s += 2, offset += 2) {
-                    V low, high;
-                    if constexpr (std::is_same_v<Lanes, AllLanes>) {
-                        low = Types::load_elements(p + s, lanes);
-                        high = Types::load_elements(p + s + size, lanes);
-                    } else {
-                        int count = 2 * lanes.count;
-                        low = Types::load_elements(p + s, FirstLanes{count < size ? count : size});
-                        high = count <= size ? low
-                                             : Types::load_elements(p + s + size,
-                                                                    FirstLanes{count - size});
-                    }
-                    body(even_lanes(low, high), offset);
-                    body(odd_lanes(low, high), offset + 1);
-                }
-            }
-            for (; s < taps.kernel_w; ++s, offset += taps.dilation_w) {
-                const T* q = p + s * taps.dilation_w;
-                if constexpr (std::is_same_v<Lanes, AllLanes>) {
-                    body(even_lanes_overlapping(Types::load_elements(q, lanes),
-                                                Types::load_elements(q + size - 1, lanes)),
-                         offset);
-                } else {
-                    int count = 2 * lanes.count - 1;
-                    V low = Types::load_elements(q, FirstLanes{count < size ? count : size});
-                    V high = count <= size
-                                 ? low
-                                 : Types::load_elements(q + size, FirstLanes{count - size});
-                    body(even_lanes(low, high), offset);
-                }
-            }
-        } else {
-            int count = size;
-            if constexpr (std::is_same_v<Lanes, FirstLanes>) count = lanes.count;
-            for (std::ptrdiff_t s = 0; s < taps.kernel_w; ++s, offset += taps.dilation_w) {
-                T element[size] = {};
-                const T* q = p + s * taps.dilation_w;
-                for (int lane = 0; lane < count; ++lane) element[lane] = q[lane * taps.stride_w];
-                body(Types::load_elements(element, AllLanes{}), offset);
+    const std::ptrdiff_t start = ox * (step > 0 ? step : windows.stride) - windows.pad;
+    const auto load_at = [&](std::ptrdiff_t column) [[gnu::always_inline]] {
+        return inside ? Types::load_elements(row + column, AllLanes{})
+                      : Types::load_padded(row, column, windows.width);
+    };
+    if constexpr (step == 1) {
+        for (std::ptrdiff_t s = 0; s < windows.kernel; ++s)
+            body(load_at(start + s * windows.dilation), offset + s * windows.dilation);
+    } else if constexpr (step == 2) {
+        std::ptrdiff_t s = 0;
+        if (windows.dilation == 1) {
+            for (; s + 1 < windows.kernel; s += 2) {
+                const V low = load_at(start + s);
+                const V high = load_at(start + s + size);
+                body(even_lanes(low, high), offset + s);
+                body(odd_lanes(low, high), offset + s + 1);
             }
         }
+        for (; s < windows.kernel; ++s) {
+            const std::ptrdiff_t tap = s * windows.dilation;
+            body(even_lanes_overlapping(load_at(start + tap), load_at(start + tap + size - 1)),
+                 offset + tap);
+        }
+    } else {
+        for (std::ptrdiff_t s = 0; s < windows.kernel; ++s) {
+            const std::ptrdiff_t tap = s * windows.dilation;
+            T element[size];
+            for (int lane = 0; lane < size; ++lane) {
+                const std::ptrdiff_t column = start + tap + lane * windows.stride;
+                element[lane] = inside || (column >= 0 && column < windows.width)
+                                    ? row[column]
+                                    : Types::lowest_element();
+            }
+            body(Types::load_elements(element, AllLanes{}), offset + tap);
+        }
     }
+}
+
+// Calls vector(ox, lanes, inside) for vectors of outputs, where `inside` is a constant, and single(ox)
+// for outputs. What lies inside is done by whole vectors, the last of which overlaps the one before:
+// doing an output twice changes nothing. The few windows that reach into the padding go one by one;
+// only rows too short for a vector meet the padding in vectors.
+template <class Isa, int size, class Vector, class Single>
+[[gnu::always_inline]] inline void for_each_window(const MaxPoolColumns<Isa>& windows,
+                                                   Vector&& vector, Single&& single) {
+    if (windows.inside_end - windows.inside_begin < size) {
+        for_each_vec<Isa, size>(windows.count, [&](std::ptrdiff_t ox, auto lanes)
+                                                   [[gnu::always_inline]] {
+            vector(ox, lanes, std::false_type{});
+        });
+        return;
+    }
+    std::ptrdiff_t ox = 0;
+    for (; ox < windows.inside_begin; ++ox) single(ox);
+    while (ox < windows.inside_end) {
+        vector(smaller<Isa>(ox, windows.inside_end - size), AllLanes{}, std::true_type{});
+        ox += size;
+    }
+    for (ox = windows.inside_end; ox < windows.count; ++ox) single(ox);
 }
 
 template <class Isa, class T>
@@ -200,6 +246,25 @@ template <class Isa, class T, bool with_indices>
             select(wins, Types::Offsets::splat(static_cast<I>(offset)), best.offset);
     }
     best.value = select(wins, tap, best.value);
+}
+
+// The same for one window, some of whose taps in this row are padding. `best` is the address of the
+// best element so far.
+template <class Isa, class T>
+[[gnu::always_inline]] inline void take_window(const MaxPoolColumns<Isa>& windows, const T* row,
+                                               std::ptrdiff_t ox, std::ptrdiff_t offset,
+                                               typename MaxPoolTypes<Isa, T>::C& best,
+                                               const T*& element, std::ptrdiff_t& best_offset) {
+    std::ptrdiff_t column = ox * windows.stride - windows.pad;
+    for (std::ptrdiff_t s = 0; s < windows.kernel; ++s, column += windows.dilation) {
+        if (column < 0 || column >= windows.width) continue;
+        const typename MaxPoolTypes<Isa, T>::C tap = MaxPoolTypes<Isa, T>::value_of(row + column);
+        if (tap > best || (tap != tap && best == best)) {
+            best = tap;
+            element = row + column;
+            best_offset = offset + s * windows.dilation;
+        }
+    }
 }
 
 template <class Isa, class T, bool with_indices, class EachTap>
@@ -254,131 +319,275 @@ template <class Isa, class I, class Lanes>
     }
 }
 
-// What one row of outputs is made of, beside its taps.
+// What one row of outputs is made of: some rows of its windows, from the image or from the state
+// that earlier rows left in y and `offsets`.
 template <class Isa, class T>
-struct MaxPoolOutputRow {
+struct MaxPoolRow {
+    static constexpr int most = 8;
+    using I = typename MaxPoolTypes<Isa, T>::I;
     T* y;
     std::int64_t* indices;
-    std::ptrdiff_t base;                                    // index of tap (0, 0) of window 0
-    const typename MaxPoolTypes<Isa, T>::I* first_column;  // offset of the first tap inside
-    typename MaxPoolTypes<Isa, T>::I* offsets;             // the state between two groups of rows
-    std::ptrdiff_t first_row;
+    std::ptrdiff_t base;    // index of tap (0, 0) of window 0
+    const I* first_column;  // offset of each window's first tap inside, along W
+    I* offsets;
+    std::ptrdiff_t first_row;  // offset of the first row inside
+    const T* row[most];
+    int rows;
+    std::ptrdiff_t first_offset, row_offset;  // offsets of row[0] and from row to row
     bool starts, ends;
 };
 
-template <class Isa, class T, int step, bool with_indices>
-void max_pool_row(const MaxPoolOutputRow<Isa, T>& out, const MaxPoolRows<T>& taps,
-                  std::ptrdiff_t out_w) {
+template <class Isa, int step, class T>
+void max_pool_row(const MaxPoolRow<Isa, T>& in, const MaxPoolColumns<Isa>& windows) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
     using Offsets = typename Types::Offsets;
-    for_each_vec<Isa, V::size>(out_w, [&](std::ptrdiff_t ox, auto lanes) [[gnu::always_inline]] {
-        MaxPoolState<Isa, T> start = {V::splat(Types::lowest()), Offsets::zero()};
-        if (!out.starts) start.value = Types::load_elements(out.y + ox, lanes);
-        if constexpr (with_indices) {
-            using I = typename Types::I;
-            start.offset = out.starts ? load_vec<Isa>(out.first_column + ox, lanes) +
-                                            Offsets::splat(static_cast<I>(out.first_row))
-                                      : load_vec<Isa>(out.offsets + ox, lanes);
-        }
-        MaxPoolState<Isa, T> best = max_of_taps<Isa, T, with_indices>(
-            start, [&](auto&& body) [[gnu::always_inline]] {
-                for_each_tap<Isa, step>(taps, ox, lanes, body);
-            });
-        Types::store_elements(out.y + ox, best.value, lanes);
-        if constexpr (with_indices) {
-            if (out.ends) {
-                store_indices<Isa>(out.indices + ox, best.offset, out.base + ox * taps.stride_w,
-                                   taps.stride_w, lanes);
+    for_each_window<Isa, V::size>(
+        windows,
+        [&](std::ptrdiff_t ox, auto lanes, auto inside) [[gnu::always_inline]] {
+            MaxPoolState<Isa, T> start;
+            if (in.starts) {
+                using I = typename Types::I;
+                start = {V::splat(Types::lowest()), load_vec<Isa>(in.first_column + ox, lanes) +
+                                                        Offsets::splat(static_cast<I>(in.first_row))};
             } else {
-                store_vec<Isa>(out.offsets + ox, best.offset, lanes);
+                start = {Types::load_elements(in.y + ox, lanes),
+                         load_vec<Isa>(in.offsets + ox, lanes)};
             }
-        }
-    });
+            const MaxPoolState<Isa, T> best = max_of_taps<Isa, T, true>(
+                start, [&](auto&& body) [[gnu::always_inline]] {
+                    for (int r = 0; r < in.rows; ++r)
+                        for_each_column<Isa, step, decltype(inside)::value>(
+                            windows, in.row[r], ox, in.first_offset + r * in.row_offset, body);
+                });
+            Types::store_elements(in.y + ox, best.value, lanes);
+            if (in.ends) {
+                store_indices<Isa>(in.indices + ox, best.offset, in.base + ox * windows.stride,
+                                   windows.stride, lanes);
+            } else {
+                store_vec<Isa>(in.offsets + ox, best.offset, lanes);
+            }
+        },
+        [&](std::ptrdiff_t ox) {
+            using I = typename Types::I;
+            const T padding = Types::lowest_element();
+            const T* element = in.starts ? &padding : in.y + ox;
+            typename Types::C best = Types::value_of(element);
+            std::ptrdiff_t offset =
+                in.starts ? in.first_column[ox] + in.first_row : in.offsets[ox];
+            for (int r = 0; r < in.rows; ++r)
+                take_window<Isa>(windows, in.row[r], ox, in.first_offset + r * in.row_offset, best,
+                                 element, offset);
+            in.y[ox] = *element;
+            if (in.ends) {
+                in.indices[ox] = in.base + ox * windows.stride + offset;
+            } else {
+                in.offsets[ox] = static_cast<I>(offset);
+            }
+        });
 }
 
-template <class Isa, class T, bool with_indices>
-void max_pool_planes(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
-                     const ImageStrides& stride) {
-    using Types = MaxPoolTypes<Isa, T>;
-    using I = typename Types::I;
-    const std::ptrdiff_t left = shape.pad_w;
-    const std::ptrdiff_t right = (shape.out_w - 1) * shape.stride_w - shape.pad_w +
-                                 (shape.kernel_w - 1) * shape.dilation_w + 1;
-    const std::ptrdiff_t row_offset = shape.dilation_h * shape.width;
-    // Rows that overlap with the next window's stay in the ring; windows taller than that, or
-    // with wider gaps, copy their rows in groups.
+// What a task of either kind needs to know and to hold.
+template <class Isa, class T>
+struct MaxPoolPlanes {
+    const Pool2dShape& shape;
+    MaxPoolColumns<Isa> windows;
+    RowRing<Isa, T> ring;
+
+    MaxPoolPlanes(const Pool2dShape& shape, const ImageStrides& stride)
+        : shape(shape), windows(shape) {
+        ring.width = shape.width;
+        ring.stride_h = stride.h;
+        ring.stride_w = stride.w;
+    }
+    std::ptrdiff_t start(std::ptrdiff_t oy) const { return oy * shape.stride_h - shape.pad_h; }
+    Taps rows_inside(std::ptrdiff_t oy) const {
+        return taps_inside<Isa>(start(oy), shape.kernel_h, shape.dilation_h, shape.height);
+    }
+};
+
+template <class Isa, int step, class T>
+void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
+                                  const ImageStrides& stride) {
+    using Row = MaxPoolRow<Isa, T>;
+    using I = typename Row::I;
     using Ring = RowRing<Isa, T>;
-    const bool reuse = (smaller<Isa>(shape.kernel_h, MaxPoolRows<T>::most) - 1) * shape.dilation_h <
-                       Ring::slots;
-    const std::ptrdiff_t taps_per_row = shape.out_w * shape.kernel_h * shape.kernel_w;
+    const std::ptrdiff_t row_offset = shape.dilation_h * shape.width;
+    // Rows of one group, and of the windows below that share them, stay in the ring.
+    const bool reuse =
+        (smaller<Isa>(shape.kernel_h, Row::most) - 1) * shape.dilation_h < Ring::slots;
     for_row_blocks<Isa>(
-        shape.batch * shape.channels * shape.out_h, taps_per_row,
-        [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-            Ring ring;
-            ring.left = left;
-            ring.width = shape.width;
-            ring.right = larger<Isa>(right, shape.width);
-            ring.stride_h = stride.h;
-            ring.stride_w = stride.w;
+        shape.batch, shape.channels, shape.out_h,
+        shape.out_w * shape.kernel_h * shape.kernel_w + 64, [&](RowRange<Isa> range) {
+            MaxPoolPlanes<Isa, T> planes(shape, stride);
             const std::size_t line =
                 ScratchParts<Isa>::aligned(static_cast<std::size_t>(shape.out_w) * sizeof(I));
-            ScratchParts<Isa> parts{static_cast<char*>(
-                thread_scratch(Ring::scratch_size(ring.left, ring.right) + 2 * line))};
-            ring.use_scratch(parts);
-            ring.set_padding(Types::lowest_element());
+            ScratchParts<Isa> parts{
+                static_cast<char*>(thread_scratch(Ring::scratch_size(shape.width) + 2 * line))};
+            planes.ring.use_scratch(parts);
             I* first_column = parts.template take<I>(shape.out_w);
             for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox) {
-                Taps taps = taps_inside<Isa>(ox * shape.stride_w - shape.pad_w, shape.kernel_w,
-                                             shape.dilation_w, shape.width);
+                const Taps taps = taps_inside<Isa>(ox * shape.stride_w - shape.pad_w,
+                                                   shape.kernel_w, shape.dilation_w, shape.width);
                 first_column[ox] = static_cast<I>(taps.first * shape.dilation_w);
             }
-            MaxPoolRows<T> taps = {};
-            taps.row_offset = row_offset;
-            taps.kernel_w = shape.kernel_w;
-            taps.dilation_w = shape.dilation_w;
-            taps.stride_w = shape.stride_w;
-            MaxPoolOutputRow<Isa, T> out = {};
-            out.first_column = first_column;
-            out.offsets = parts.template take<I>(shape.out_w);
-
-            std::ptrdiff_t held = -1;
-            for (std::ptrdiff_t row = begin; row < end; ++row) {
-                const std::ptrdiff_t plane = row / shape.out_h;
-                const std::ptrdiff_t oy = row % shape.out_h;
-                if (plane != held) {
-                    held = plane;
-                    ring.set_plane(x + plane / shape.channels * stride.n +
-                                   plane % shape.channels * stride.c);
-                }
-                const std::ptrdiff_t start = oy * shape.stride_h - shape.pad_h;
-                const Taps rows =
-                    taps_inside<Isa>(start, shape.kernel_h, shape.dilation_h, shape.height);
-                out.y = y + row * shape.out_w;
-                out.indices = with_indices ? indices + row * shape.out_w : nullptr;
-                out.base = start * shape.width - shape.pad_w;
-                out.first_row = rows.first * row_offset;
-                for (std::ptrdiff_t r = rows.first; r < rows.end; r += MaxPoolRows<T>::most) {
-                    out.starts = r == rows.first;
-                    out.ends = rows.end - r <= MaxPoolRows<T>::most;
-                    taps.rows =
-                        static_cast<int>(smaller<Isa>(rows.end - r, MaxPoolRows<T>::most));
-                    taps.first_offset = r * row_offset;
-                    for (int k = 0; k < taps.rows; ++k) {
-                        const std::ptrdiff_t h = start + (r + k) * shape.dilation_h;
-                        taps.row[k] = reuse ? ring.row(h) : ring.row_in_slot(h, k);
-                    }
-                    if (shape.stride_w == 1) {
-                        max_pool_row<Isa, T, 1, with_indices>(out, taps, shape.out_w);
-                    } else if (shape.stride_w == 2) {
-                        max_pool_row<Isa, T, 2, with_indices>(out, taps, shape.out_w);
-                    } else {
-                        max_pool_row<Isa, T, 0, with_indices>(out, taps, shape.out_w);
+            Row row;
+            row.first_column = first_column;
+            row.offsets = parts.template take<I>(shape.out_w);
+            row.row_offset = row_offset;
+            while (range.next_plane()) {
+                planes.ring.set_plane(x + range.outer * stride.n + range.inner * stride.c);
+                for (std::ptrdiff_t oy = range.first; oy < range.last; ++oy) {
+                    const Taps taps = planes.rows_inside(oy);
+                    const std::ptrdiff_t at = (range.plane() * shape.out_h + oy) * shape.out_w;
+                    row.y = y + at;
+                    row.indices = indices + at;
+                    row.base = planes.start(oy) * shape.width - shape.pad_w;
+                    row.first_row = taps.first * row_offset;
+                    for (std::ptrdiff_t r = taps.first; r < taps.end; r += Row::most) {
+                        row.starts = r == taps.first;
+                        row.ends = taps.end - r <= Row::most;
+                        row.rows = static_cast<int>(smaller<Isa>(taps.end - r, Row::most));
+                        row.first_offset = r * row_offset;
+                        for (int k = 0; k < row.rows; ++k) {
+                            const std::ptrdiff_t h = planes.start(oy) + (r + k) * shape.dilation_h;
+                            row.row[k] =
+                                reuse ? planes.ring.row(h) : planes.ring.row_in_slot(h, k);
+                        }
+                        max_pool_row<Isa, step>(row, planes.windows);
                     }
                 }
             }
         });
 }
+
+// The maxima of one image row's windows. False if there may be a NaN: the sum of all taps says so,
+// or infinities do without need.
+template <class Isa, int step, class T>
+bool max_of_row(T* maxima, const T* row, const MaxPoolColumns<Isa>& windows) {
+    using Types = MaxPoolTypes<Isa, T>;
+    using V = typename Types::V;
+    V sum = V::zero();
+    for_each_window<Isa, V::size>(
+        windows,
+        [&](std::ptrdiff_t ox, auto lanes, auto inside) [[gnu::always_inline]] {
+            MaxPoolState<Isa, T> best = {V::splat(Types::lowest()), {}};
+            V taps = V::zero();
+            for_each_column<Isa, step, decltype(inside)::value>(
+                windows, row, ox, 0, [&](V tap, std::ptrdiff_t offset) [[gnu::always_inline]] {
+                    take_number<Isa, T, false>(best, taps, tap, offset);
+                });
+            Types::store_elements(maxima + ox, best.value, lanes);
+            if constexpr (Types::has_nan) sum = select(is_nan(taps), taps, sum);
+        },
+        [&](std::ptrdiff_t ox) {
+            const T padding = Types::lowest_element();
+            const T* element = &padding;
+            typename Types::C best = Types::lowest();
+            std::ptrdiff_t offset;
+            take_window<Isa>(windows, row, ox, 0, best, element, offset);
+            maxima[ox] = *element;
+        });
+    if constexpr (Types::has_nan) return !any(is_nan(sum));
+    return true;
+}
+
+// The same with NaN: the first one of a window is its maximum.
+template <class Isa, class T>
+[[gnu::noinline]] void max_of_row_with_nan(T* maxima, const T* row,
+                                           const MaxPoolColumns<Isa>& windows) {
+    using Types = MaxPoolTypes<Isa, T>;
+    using V = typename Types::V;
+    for_each_vec<Isa, V::size>(windows.count, [&](std::ptrdiff_t ox, auto lanes) {
+        MaxPoolState<Isa, T> best = {V::splat(Types::lowest()), {}};
+        for_each_column<Isa, 0, false>(windows, row, ox, 0, [&](V tap, std::ptrdiff_t offset) {
+            take_tap<Isa, T, false>(best, tap, offset);
+        });
+        Types::store_elements(maxima + ox, best.value, lanes);
+    });
+}
+
+// y = the larger of the rows, the upper one where they are equal; with NaN as it is defined, which
+// the sum of the rows decides.
+template <class Isa, class T, bool starts>
+void max_of_rows(T* y, const T* const* rows, int count, std::ptrdiff_t out_w) {
+    using Types = MaxPoolTypes<Isa, T>;
+    using V = typename Types::V;
+    for_each_vec<Isa, V::size>(out_w, [&](std::ptrdiff_t ox, auto lanes) [[gnu::always_inline]] {
+        const MaxPoolState<Isa, T> start = {
+            starts ? V::splat(Types::lowest()) : Types::load_elements(y + ox, lanes), {}};
+        const MaxPoolState<Isa, T> best = max_of_taps<Isa, T, false>(
+            start, [&](auto&& body) [[gnu::always_inline]] {
+                for (int r = 0; r < count; ++r)
+                    body(Types::load_elements(rows[r] + ox, lanes), 0);
+            });
+        Types::store_elements(y + ox, best.value, lanes);
+    });
+}
+
+template <class Isa, int step, class T>
+void max_pool_planes(const Pool2dShape& shape, T* y, const T* x, const ImageStrides& stride) {
+    using Types = MaxPoolTypes<Isa, T>;
+    using Ring = RowRing<Isa, T>;
+    constexpr std::ptrdiff_t slots = Ring::slots;
+    constexpr int most = MaxPoolRow<Isa, T>::most;
+    const bool reuse = (smaller<Isa>(shape.kernel_h, most) - 1) * shape.dilation_h < slots;
+    const std::ptrdiff_t pitch = Ring::pitch(shape.out_w);
+    for_row_blocks<Isa>(
+        shape.batch, shape.channels, shape.out_h,
+        shape.out_w * (shape.kernel_h + shape.stride_h * shape.kernel_w) + 64,
+        [&](RowRange<Isa> range) {
+            MaxPoolPlanes<Isa, T> planes(shape, stride);
+            ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(
+                Ring::scratch_size(shape.width) + Ring::scratch_size(shape.out_w)))};
+            planes.ring.use_scratch(parts);
+            T* maxima = parts.template take<T>(slots * pitch);
+            std::ptrdiff_t* held = parts.template take<std::ptrdiff_t>(slots);
+            const auto reduced_row = [&](std::ptrdiff_t h, std::ptrdiff_t slot) {
+                T* line = maxima + slot * pitch;
+                if (held[slot] != h) {
+                    held[slot] = h;
+                    const T* row = planes.ring.row_in_slot(h, 0);
+                    if (!max_of_row<Isa, step>(line, row, planes.windows)) {
+                        if constexpr (Types::has_nan)
+                            max_of_row_with_nan<Isa>(line, row, planes.windows);
+                    }
+                }
+                return line;
+            };
+            while (range.next_plane()) {
+                planes.ring.set_plane(x + range.outer * stride.n + range.inner * stride.c);
+                for (std::ptrdiff_t slot = 0; slot < slots; ++slot) held[slot] = -1;
+                for (std::ptrdiff_t oy = range.first; oy < range.last; ++oy) {
+                    const Taps taps = planes.rows_inside(oy);
+                    T* y_row = y + (range.plane() * shape.out_h + oy) * shape.out_w;
+                    for (std::ptrdiff_t r = taps.first; r < taps.end; r += most) {
+                        const T* rows[most];
+                        const int count = static_cast<int>(smaller<Isa>(taps.end - r, most));
+                        for (int k = 0; k < count; ++k) {
+                            const std::ptrdiff_t h = planes.start(oy) + (r + k) * shape.dilation_h;
+                            rows[k] = reduced_row(h, reuse ? h % slots : k);
+                        }
+                        if (r == taps.first) {
+                            max_of_rows<Isa, T, true>(y_row, rows, count, shape.out_w);
+                        } else {
+                            max_of_rows<Isa, T, false>(y_row, rows, count, shape.out_w);
+                        }
+                    }
+                }
+            }
+        });
+}
+
+template <class Isa, int step, class T>
+void max_pool_planes(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
+                     const ImageStrides& stride) {
+    indices ? max_pool_planes_with_indices<Isa, step>(shape, y, indices, x, stride)
+            : max_pool_planes<Isa, step>(shape, y, x, stride);
+}
+
+// Channels of a task: whole cache lines of every dtype; few enough to cut one pixel into tasks.
+constexpr std::ptrdiff_t max_pool_channels = 128;
 
 template <class Isa, class T, bool with_indices>
 void max_pool_channels_last(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
@@ -387,43 +596,49 @@ void max_pool_channels_last(const Pool2dShape& shape, T* y, std::int64_t* indice
     using I = typename Types::I;
     using V = typename Types::V;
     using Offsets = typename Types::Offsets;
-    const std::ptrdiff_t taps_per_row =
-        shape.out_w * shape.kernel_h * shape.kernel_w * shape.channels;
+    const std::ptrdiff_t blocks = (shape.channels - 1) / max_pool_channels + 1;
+    const std::ptrdiff_t block = smaller<Isa>(shape.channels, max_pool_channels);
+    const std::ptrdiff_t row_offset = shape.dilation_h * shape.width;
+    const auto pool_pixel = [&](std::ptrdiff_t n, std::ptrdiff_t oy, std::ptrdiff_t ox,
+                                std::ptrdiff_t first_channel, std::ptrdiff_t count) {
+        const std::ptrdiff_t start_h = oy * shape.stride_h - shape.pad_h;
+        const std::ptrdiff_t start_w = ox * shape.stride_w - shape.pad_w;
+        const Taps rows =
+            taps_inside<Isa>(start_h, shape.kernel_h, shape.dilation_h, shape.height);
+        const Taps cols = taps_inside<Isa>(start_w, shape.kernel_w, shape.dilation_w, shape.width);
+        const std::ptrdiff_t window =
+            n * stride.n + start_h * stride.h + start_w * stride.w + first_channel;
+        const std::ptrdiff_t first = rows.first * row_offset + cols.first * shape.dilation_w;
+        const std::ptrdiff_t out =
+            ((n * shape.out_h + oy) * shape.out_w + ox) * shape.channels + first_channel;
+        for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t c, auto lanes)
+                                              [[gnu::always_inline]] {
+            const MaxPoolState<Isa, T> best = max_of_taps<Isa, T, with_indices>(
+                {V::splat(Types::lowest()), Offsets::splat(static_cast<I>(first))},
+                [&](auto&& body) [[gnu::always_inline]] {
+                    for (std::ptrdiff_t r = rows.first; r < rows.end; ++r) {
+                        const std::ptrdiff_t at = window + r * shape.dilation_h * stride.h + c;
+                        for (std::ptrdiff_t s = cols.first; s < cols.end; ++s)
+                            body(Types::load_elements(x + at + s * shape.dilation_w * stride.w,
+                                                      lanes),
+                                 r * row_offset + s * shape.dilation_w);
+                    }
+                });
+            Types::store_elements(y + out + c, best.value, lanes);
+            if constexpr (with_indices)
+                store_indices<Isa>(indices + out + c, best.offset,
+                                   start_h * shape.width + start_w, 0, lanes);
+        });
+    };
     for_row_blocks<Isa>(
-        shape.batch * shape.out_h, taps_per_row, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-            for (std::ptrdiff_t pixel = begin * shape.out_w; pixel < end * shape.out_w; ++pixel) {
-                const std::ptrdiff_t row = pixel / shape.out_w;
-                const std::ptrdiff_t start_h = row % shape.out_h * shape.stride_h - shape.pad_h;
-                const std::ptrdiff_t start_w = pixel % shape.out_w * shape.stride_w - shape.pad_w;
-                const Taps rows =
-                    taps_inside<Isa>(start_h, shape.kernel_h, shape.dilation_h, shape.height);
-                const Taps cols =
-                    taps_inside<Isa>(start_w, shape.kernel_w, shape.dilation_w, shape.width);
-                const std::ptrdiff_t window =
-                    row / shape.out_h * stride.n + start_h * stride.h + start_w * stride.w;
-                const std::ptrdiff_t row_offset = shape.dilation_h * shape.width;
-                const std::ptrdiff_t first =
-                    rows.first * row_offset + cols.first * shape.dilation_w;
-                for_each_vec<Isa, V::size>(
-                    shape.channels, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
-                        MaxPoolState<Isa, T> best = max_of_taps<Isa, T, with_indices>(
-                            {V::splat(Types::lowest()), Offsets::splat(static_cast<I>(first))},
-                            [&](auto&& body) [[gnu::always_inline]] {
-                                for (std::ptrdiff_t r = rows.first; r < rows.end; ++r) {
-                                    const std::ptrdiff_t at = window + r * shape.dilation_h * stride.h + c;
-                                    for (std::ptrdiff_t s = cols.first; s < cols.end; ++s)
-                                        body(Types::load_elements(
-                                                 x + at + s * shape.dilation_w * stride.w, lanes),
-                                             r * row_offset + s * shape.dilation_w);
-                                }
-                            });
-                        const std::ptrdiff_t at = pixel * shape.channels + c;
-                        Types::store_elements(y + at, best.value, lanes);
-                        if constexpr (with_indices)
-                            store_indices<Isa>(indices + at, best.offset,
-                                               start_h * shape.width + start_w, 0, lanes);
-                    });
-            }
+        shape.batch, shape.out_h, blocks,
+        shape.out_w * (shape.kernel_h * shape.kernel_w * block + 64), [&](RowRange<Isa> range) {
+            while (range.next_plane())
+                for (std::ptrdiff_t b = range.first; b < range.last; ++b)
+                    for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox)
+                        pool_pixel(range.outer, range.inner, ox, b * max_pool_channels,
+                                   smaller<Isa>(shape.channels - b * max_pool_channels,
+                                                max_pool_channels));
         });
 }
 
@@ -434,9 +649,12 @@ void max_pool2d(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* 
     if (shape.channels_last) {
         indices ? max_pool_channels_last<Isa, T, true>(shape, y, indices, x, stride)
                 : max_pool_channels_last<Isa, T, false>(shape, y, indices, x, stride);
+    } else if (shape.stride_w == 1) {
+        max_pool_planes<Isa, 1>(shape, y, indices, x, stride);
+    } else if (shape.stride_w == 2) {
+        max_pool_planes<Isa, 2>(shape, y, indices, x, stride);
     } else {
-        indices ? max_pool_planes<Isa, T, true>(shape, y, indices, x, stride)
-                : max_pool_planes<Isa, T, false>(shape, y, indices, x, stride);
+        max_pool_planes<Isa, 0>(shape, y, indices, x, stride);
     }
 }
 
@@ -454,17 +672,27 @@ struct FirstPosition {
     }
 };
 
-template <class Isa, class T>
-[[gnu::always_inline]] inline Compute<T> element(const T* p) {
-    if constexpr (std::is_same_v<T, Compute<T>>) {
-        return *p;
-    } else {
-        return load<Isa>(p, FirstLanes{1})[0];
+// sums[index[i] * pitch + i * step] += grad[i] for i in [0, count). An index is compared before it is
+// used, so a wrong one writes nowhere; report(i) is told.
+template <class Isa, class T, class Report>
+[[gnu::always_inline]] inline void scatter_line(Compute<T>* sums, std::ptrdiff_t plane_size,
+                                                std::ptrdiff_t pitch, std::ptrdiff_t step,
+                                                std::ptrdiff_t count, const T* grad,
+                                                std::ptrdiff_t grad_step,
+                                                const std::int64_t* index,
+                                                std::ptrdiff_t index_step, const Report& report) {
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        const std::int64_t at = index[i * index_step];
+        if (static_cast<std::uint64_t>(at) >= static_cast<std::uint64_t>(plane_size)) [[unlikely]] {
+            report(i);
+            continue;
+        }
+        sums[at * pitch + i * step] += MaxPoolTypes<Isa, T>::value_of(grad + i * grad_step);
     }
 }
 
 // Adds plane by plane. The scatter goes to `sums`: the plane of the result itself, or a float32 copy
-// of it. An index is compared before it is used, so a wrong one writes nowhere.
+// of it.
 template <class Isa, Storage T>
 void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                     const ImageStrides& grad_stride, const std::int64_t* indices,
@@ -473,31 +701,33 @@ void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
     using V = Vec<Isa, C>;
     const std::ptrdiff_t plane_size = shape.height * shape.width;
     for_row_blocks<Isa>(
-        shape.batch * shape.channels, 2 * plane_size + 8 * shape.out_h * shape.out_w,
-        [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        shape.batch, shape.channels, 1, 2 * plane_size + 8 * shape.out_h * shape.out_w,
+        [&](RowRange<Isa> range) {
             C* sums = nullptr;
             if constexpr (!std::is_same_v<T, C>)
                 sums = static_cast<C*>(
                     thread_scratch(static_cast<std::size_t>(plane_size) * sizeof(C)));
-            for (std::ptrdiff_t plane = begin; plane < end; ++plane) {
+            while (range.next_plane()) {
+                const std::ptrdiff_t plane = range.plane();
                 if constexpr (std::is_same_v<T, C>) sums = grad_x + plane * plane_size;
                 for_each_vec<Isa, V::size>(plane_size, [&](std::ptrdiff_t i, auto lanes) {
                     store_vec<Isa>(sums + i, V::zero(), lanes);
                 });
-                const std::ptrdiff_t n = plane / shape.channels;
-                const std::ptrdiff_t c = plane % shape.channels;
+                const std::ptrdiff_t n = range.outer;
+                const std::ptrdiff_t c = range.inner;
                 for (std::ptrdiff_t oy = 0; oy < shape.out_h; ++oy) {
                     const T* g = grad_y + n * grad_stride.n + c * grad_stride.c + oy * grad_stride.h;
                     const std::int64_t* index = indices + n * index_stride.n + c * index_stride.c +
                                                 oy * index_stride.h;
-                    for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox) {
-                        const std::int64_t at = index[ox * index_stride.w];
-                        if (static_cast<std::uint64_t>(at) >=
-                            static_cast<std::uint64_t>(plane_size)) [[unlikely]] {
-                            outside.report((plane * shape.out_h + oy) * shape.out_w + ox);
-                            continue;
-                        }
-                        sums[at] += element<Isa>(g + ox * grad_stride.w);
+                    const auto report = [&](std::ptrdiff_t ox) {
+                        outside.report((plane * shape.out_h + oy) * shape.out_w + ox);
+                    };
+                    if (grad_stride.w == 1 && index_stride.w == 1) {
+                        scatter_line<Isa>(sums, plane_size, 1, 0, shape.out_w, g, 1, index, 1,
+                                          report);
+                    } else {
+                        scatter_line<Isa>(sums, plane_size, 1, 0, shape.out_w, g, grad_stride.w,
+                                          index, index_stride.w, report);
                     }
                 }
                 if constexpr (!std::is_same_v<T, C>) {
@@ -525,13 +755,13 @@ void scatter_channels_last(const Pool2dShape& shape, T* grad_x, const T* grad_y,
     const std::ptrdiff_t plane_size = shape.height * shape.width;
     const std::ptrdiff_t blocks = (shape.channels - 1) / scatter_channels<T> + 1;
     for_row_blocks<Isa>(
-        shape.batch * blocks,
+        shape.batch, blocks, 1,
         (2 * plane_size + 8 * shape.out_h * shape.out_w) *
             smaller<Isa>(shape.channels, scatter_channels<T>),
-        [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-            for (std::ptrdiff_t unit = begin; unit < end; ++unit) {
-                const std::ptrdiff_t n = unit / blocks;
-                const std::ptrdiff_t first = unit % blocks * scatter_channels<T>;
+        [&](RowRange<Isa> range) {
+            while (range.next_plane()) {
+                const std::ptrdiff_t n = range.outer;
+                const std::ptrdiff_t first = range.inner * scatter_channels<T>;
                 const std::ptrdiff_t count =
                     smaller<Isa>(shape.channels - first, scatter_channels<T>);
                 T* result = grad_x + n * plane_size * shape.channels + first;
@@ -555,16 +785,16 @@ void scatter_channels_last(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                     const std::int64_t* index = indices + n * index_stride.n +
                                                 oy * index_stride.h + ox * index_stride.w +
                                                 first * index_stride.c;
-                    for (std::ptrdiff_t c = 0; c < count; ++c) {
-                        const std::int64_t at = index[c * index_stride.c];
-                        if (static_cast<std::uint64_t>(at) >=
-                            static_cast<std::uint64_t>(plane_size)) [[unlikely]] {
-                            outside.report(
-                                (n * shape.channels + first + c) * shape.out_h * shape.out_w +
-                                pixel);
-                            continue;
-                        }
-                        sums[at * pitch + c] += element<Isa>(g + c);
+                    const auto report = [&](std::ptrdiff_t c) {
+                        outside.report((n * shape.channels + first + c) * shape.out_h * shape.out_w +
+                                       pixel);
+                    };
+                    if (index_stride.c == 1) {
+                        scatter_line<Isa>(sums, plane_size, pitch, 1, count, g, 1, index, 1,
+                                          report);
+                    } else {
+                        scatter_line<Isa>(sums, plane_size, pitch, 1, count, g, 1, index,
+                                          index_stride.c, report);
                     }
                 }
                 if constexpr (!direct) {

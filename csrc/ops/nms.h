@@ -246,13 +246,23 @@ void keep(KeptBoxes<Isa, T>& kept, const Candidate<Isa, T>& c, std::ptrdiff_t re
             enter(kept, std::ptrdiff_t{row} * kept.x.cells + column, c);
 }
 
+template <class Isa, class T>
+[[gnu::always_inline]] inline void prefetch(const BoxBlock<T>& block) {
+    const char* line = reinterpret_cast<const char*>(&block);
+    for (std::size_t i = 0; i < sizeof(block); i += 64) __builtin_prefetch(line + i);
+}
+
 template <class Isa, class T, class Test>
 [[gnu::always_inline]] inline bool suppressed_in_cell(const KeptBoxes<Isa, T>& kept,
                                                       std::ptrdiff_t cell,
                                                       const Candidate<Isa, T>& c,
                                                       const Test& test) {
-    for (std::int32_t block = kept.cells[cell].block; block >= 0; block = kept.next[block])
+    for (std::int32_t block = kept.cells[cell].block; block >= 0;) {
+        std::int32_t next = kept.next[block];
+        if (next >= 0) prefetch<Isa>(kept.blocks[next]);
         if (suppressed_in(kept.blocks[block], c, test)) return true;
+        block = next;
+    }
     return false;
 }
 
@@ -309,6 +319,14 @@ void lay_grid(KeptBoxes<Isa, T>& kept, const Box<T>* boxes, std::ptrdiff_t n,
     kept.y = make_axis<Isa>(centres_y, heights, samples, kept.reach, side);
 }
 
+// The cell of a candidate. What it is for an inert box does not matter.
+template <class Isa, class T>
+[[gnu::always_inline]] inline std::ptrdiff_t cell_of(const KeptBoxes<Isa, T>& kept,
+                                                     const Box<T>& box) {
+    return std::ptrdiff_t{grid_cell<Isa>(kept.y, middle<Isa>(box.y1, box.y2))} * kept.x.cells +
+           grid_cell<Isa>(kept.x, middle<Isa>(box.x1, box.x2));
+}
+
 // boxes[0..n) in order of score. Writes the positions of those kept, at most max_kept, and returns
 // how many they are. The test is IouTest or one with the same three functions.
 template <class Isa, class T, class Test>
@@ -326,13 +344,22 @@ std::ptrdiff_t greedy(std::uint32_t* kept_positions, const Box<T>* boxes, std::p
     std::ptrdiff_t everywhere = std::ptrdiff_t{kept.x.cells} * kept.y.cells;
     for (std::ptrdiff_t cell = 0; cell <= everywhere; ++cell) kept.cells[cell] = {-1, 0};
 
+    // The cells of the next candidates: known in advance, so that memory need not be waited for.
+    constexpr std::ptrdiff_t ahead = 16;
+    std::ptrdiff_t cell_ring[ahead];
+    for (std::ptrdiff_t i = 0; i < ahead && i < n; ++i) cell_ring[i] = cell_of(kept, boxes[i]);
+
     std::ptrdiff_t count = 0;
     for (std::ptrdiff_t i = 0; i < n && count < max_kept; ++i) {
         const Box<T>& box = boxes[i];
+        const std::ptrdiff_t cell = cell_ring[i % ahead];
+        if (i + ahead < n) {
+            cell_ring[i % ahead] = cell_of(kept, boxes[i + ahead]);
+            __builtin_prefetch(&kept.cells[cell_ring[i % ahead]]);
+            const std::int32_t block = kept.cells[cell_ring[(i + ahead / 2) % ahead]].block;
+            if (block >= 0) prefetch<Isa>(kept.blocks[block]);
+        }
         if (!inert<Isa>(box)) {
-            std::ptrdiff_t cell =
-                std::ptrdiff_t{grid_cell<Isa>(kept.y, middle<Isa>(box.y1, box.y2))} * kept.x.cells +
-                grid_cell<Isa>(kept.x, middle<Isa>(box.x1, box.x2));
             Candidate<Isa, T> c = {box,
                                    V::splat(box.x1),
                                    V::splat(box.y1),

@@ -19,15 +19,48 @@ template <class Isa>
     return a > b ? a : b;
 }
 
-// Runs f(begin, end) over blocks of [0, rows) worth about 20 us each; `row_cost` is in vector-lane
-// operations, of which a core does a few in a nanosecond.
+// A run of consecutive rows of consecutive planes: while (next_plane()) visits rows [first, last) of
+// plane (outer, inner).
+template <class Isa>
+struct RowRange {
+    std::ptrdiff_t inner_count, rows;  // planes are numbered outer * inner_count + inner
+    std::ptrdiff_t outer, inner, first, last, left;
+
+    RowRange(std::ptrdiff_t inner_count, std::ptrdiff_t rows, std::ptrdiff_t begin,
+             std::ptrdiff_t end)
+        : inner_count(inner_count),
+          rows(rows),
+          outer(begin / rows / inner_count),
+          inner(begin / rows % inner_count - 1),
+          first(0),
+          last(begin % rows),
+          left(end - begin) {}
+
+    bool next_plane() {
+        if (left == 0) return false;
+        first = last == rows ? 0 : last;
+        last = smaller<Isa>(rows, first + left);
+        left -= last - first;
+        if (++inner == inner_count) {
+            inner = 0;
+            ++outer;
+        }
+        return true;
+    }
+    std::ptrdiff_t plane() const { return outer * inner_count + inner; }
+};
+
+// Runs f(RowRange) over blocks of all rows worth about 20 us each; `row_cost` is in lane operations,
+// of which a core does a few in a nanosecond.
 template <class Isa, class F>
-void for_row_blocks(std::ptrdiff_t rows, std::ptrdiff_t row_cost, const F& f) {
+void for_row_blocks(std::ptrdiff_t outer_count, std::ptrdiff_t inner_count,
+                    std::ptrdiff_t rows_per_plane, std::ptrdiff_t row_cost, const F& f) {
     constexpr std::ptrdiff_t task_cost = std::ptrdiff_t{1} << 17;
-    std::ptrdiff_t block = row_cost >= task_cost ? 1 : task_cost / (row_cost + 1) + 1;
-    block = smaller<Isa>(block, larger<Isa>(rows, 1));
+    const std::ptrdiff_t rows = outer_count * inner_count * rows_per_plane;
+    const std::ptrdiff_t block = row_cost >= task_cost ? 1 : task_cost / (row_cost + 1) + 1;
     parallel_for<Isa>((rows - 1) / block + 1, [&](std::ptrdiff_t task) {
-        f(task * block, smaller<Isa>(rows, (task + 1) * block));
+        f(RowRange<Isa>(inner_count, rows_per_plane, task * block,
+                        smaller<Isa>(rows, (task + 1) * block)));
     });
 }
 
@@ -58,89 +91,58 @@ template <class Isa>
     return {first, smaller<Isa>(kernel, end)};
 }
 
-// Rows of one plane as vectors want them: unit stride, and `padding` in the columns [-left, 0) and
-// [width, right). The plane's own rows where that is what they are, else copies in a ring of
-// `slots` rows, so that windows that overlap copy a row once.
+// Rows of one plane with unit stride: the plane's own where that is what they are, else copies in a
+// ring of `slots` rows, so that windows that overlap copy a row once.
 template <class Isa, class T>
 struct RowRing {
     static constexpr std::ptrdiff_t slots = 16;
 
-    T* rows = nullptr;
+    T* copies = nullptr;
     std::ptrdiff_t* held = nullptr;  // which row a slot holds, -1 for none
-    std::ptrdiff_t left = 0, width = 0, right = 0, pitch = 0;
+    std::ptrdiff_t width = 0;
     const T* plane = nullptr;
     std::ptrdiff_t stride_h = 0, stride_w = 0;
 
-    bool copies() const { return left > 0 || right > width || stride_w != 1; }
-
-    static std::size_t scratch_size(std::ptrdiff_t left, std::ptrdiff_t right) {
+    // Whole cache lines, and never a multiple of 4 KB, where all rows would share a few cache sets.
+    static std::ptrdiff_t pitch(std::ptrdiff_t width) {
+        constexpr std::ptrdiff_t line = 64 / static_cast<std::ptrdiff_t>(sizeof(T));
+        return ((width + line - 1) / line | 1) * line;
+    }
+    static std::size_t scratch_size(std::ptrdiff_t width) {
         using Parts = ScratchParts<Isa>;
-        return Parts::aligned(static_cast<std::size_t>(slots * row_pitch(left, right)) * sizeof(T)) +
+        return Parts::aligned(static_cast<std::size_t>(slots * pitch(width)) * sizeof(T)) +
                Parts::aligned(slots * sizeof(std::ptrdiff_t));
     }
-    // Whole cache lines, and never a multiple of 4 KB, where all rows would share a few cache sets.
-    static std::ptrdiff_t row_pitch(std::ptrdiff_t left, std::ptrdiff_t right) {
-        constexpr std::ptrdiff_t line = 64 / static_cast<std::ptrdiff_t>(sizeof(T));
-        return ((left + right + line - 1) / line | 1) * line;
-    }
-
     void use_scratch(ScratchParts<Isa>& parts) {
-        pitch = row_pitch(left, right);
-        rows = parts.template take<T>(slots * pitch);
+        copies = parts.template take<T>(slots * pitch(width));
         held = parts.template take<std::ptrdiff_t>(slots);
-    }
-    void set_padding(T padding) {
-        if (!copies()) return;
-        for (std::ptrdiff_t slot = 0; slot < slots; ++slot) {
-            T* row = rows + slot * pitch;
-            for (std::ptrdiff_t i = 0; i < left; ++i) row[i] = padding;
-            for (std::ptrdiff_t i = left + width; i < left + right; ++i) row[i] = padding;
-        }
     }
     void set_plane(const T* p) {
         plane = p;
+        if (stride_w == 1) return;
         for (std::ptrdiff_t slot = 0; slot < slots; ++slot) held[slot] = -1;
     }
 
-    // Row y from column -left on. It stays valid while rows within `slots` of it are asked for.
+    // Row y. It stays valid while rows within `slots` of it are asked for.
     const T* row(std::ptrdiff_t y) {
         const T* source = plane + y * stride_h;
-        if (!copies()) return source;
-        std::ptrdiff_t slot = y % slots;
-        T* copy = rows + slot * pitch;
+        if (stride_w == 1) return source;
+        const std::ptrdiff_t slot = y % slots;
+        T* copy = copies + slot * pitch(width);
         if (held[slot] != y) {
             held[slot] = y;
-            copy_row(copy + left, source);
+            for (std::ptrdiff_t i = 0; i < width; ++i) copy[i] = source[i * stride_w];
         }
         return copy;
     }
-    // The same for windows whose rows are further apart: the caller says which slot is free.
+    // The same for rows that are further apart: the caller says which slot is free.
     const T* row_in_slot(std::ptrdiff_t y, std::ptrdiff_t slot) {
-        const T* source = plane + y * stride_h;
-        if (!copies()) return source;
+        if (stride_w == 1) return plane + y * stride_h;
         held[slot] = -1;
-        T* copy = rows + slot * pitch;
-        copy_row(copy + left, source);
+        const T* source = plane + y * stride_h;
+        T* copy = copies + slot * pitch(width);
+        for (std::ptrdiff_t i = 0; i < width; ++i) copy[i] = source[i * stride_w];
         return copy;
-    }
-
-    void copy_row(T* to, const T* from) const {
-        if (stride_w == 1) {
-            copy_units(to, from);
-        } else {
-            for (std::ptrdiff_t i = 0; i < width; ++i) to[i] = from[i * stride_w];
-        }
-    }
-    void copy_units(T* to, const T* from) const {
-        using Raw = Vec<Isa, float>;
-        constexpr std::ptrdiff_t step = Isa::bytes / static_cast<std::ptrdiff_t>(sizeof(T));
-        std::ptrdiff_t i = 0;
-        for (; i + step <= width; i += step) {
-            Raw v;
-            __builtin_memcpy(&v.raw, from + i, Isa::bytes);
-            __builtin_memcpy(to + i, &v.raw, Isa::bytes);
-        }
-        for (; i < width; ++i) to[i] = from[i];
     }
 };
 

@@ -1,7 +1,7 @@
-"""Fit the constants of math.h.
+"""Fit the constants of math.h and triple.h.
 
 ``python csrc/simd/fit_math.py`` prints every constant with its interval and maximal error;
-``--check`` compares them with math.h instead and exits with status 1 where they differ.
+``--check`` compares them with the headers instead and exits with status 1 where they differ.
 
 Each polynomial is the best one in the maximum norm for a relative error (Remez's exchange, 200
 bits), computed with its leading coefficients held at their exact values, then rounded to double
@@ -27,7 +27,7 @@ from mpmath import (
     sqrt,
 )
 
-mp.prec = 200
+mp.prec = 300
 LN2 = log(2)
 # Where rounding x / ln 2 to the nearest integer may leave the remainder: half a step and a little.
 EXP_HALF_WIDTH = LN2 / 2 * (1 + mpf(2) ** -40)
@@ -181,8 +181,32 @@ def constants():
     yield "inverse_factorial_low", low[:14], "1 / i! - inverse_factorial[i]"
 
 
+    # triple.h
+    yield (
+        "ln2_rest",
+        [to_double(LN2 - ln2_high - ln2_low - to_double(LN2 - ln2_high - ln2_low))],
+        "ln 2 - ln2_high - ln2_low - ln2_lowest",
+    )
+    inverse = [1 / factorial(i) for i in range(32)]
+    high = [to_double(c) for c in inverse]
+    middle = [to_double(c - h) for c, h in zip(inverse, high, strict=True)]
+    low = [to_double(c - h - m) for c, h, m in zip(inverse, high, middle, strict=True)]
+    cut = EXP_HALF_WIDTH ** len(inverse) / factorial(len(inverse))
+    yield (
+        "triple_factorial",
+        high,
+        f"1 / i!; exp(r) cut there, |r| <= ln 2 / 2: {report(cut / exp(-EXP_HALF_WIDTH))}",
+    )
+    yield "triple_factorial_mid", middle[:23], "1 / i! - triple_factorial[i]"
+    yield (
+        "triple_factorial_low",
+        low[:14],
+        "1 / i! - triple_factorial[i] - triple_factorial_mid[i]",
+    )
+
+
 def in_header(name, text):
-    """Read the constant of that name from the text of math.h, or None."""
+    """Read the constant of that name from the text of the headers, or None."""
     found = re.search(rf"constexpr double {name}(?:\[\])? = ([^;]*);", text)
     if found is None:
         return None
@@ -192,7 +216,8 @@ def in_header(name, text):
 def main():
     """Print the constants, or check those of math.h."""
     check = sys.argv[1:] == ["--check"]
-    text = (Path(__file__).parent / "math.h").read_text() if check else ""
+    headers = [Path(__file__).parent / name for name in ("math.h", "triple.h")]
+    text = "".join(header.read_text() for header in headers) if check else ""
     wrong = []
     for name, values, note in constants():
         if check:
@@ -206,7 +231,7 @@ def main():
         else:
             print(f"constexpr double {name}[] = {{\n    {body}}};")
     if wrong:
-        sys.exit(f"math.h differs from the fit in: {', '.join(wrong)}")
+        sys.exit(f"the headers differ from the fit in: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

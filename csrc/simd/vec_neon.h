@@ -59,6 +59,13 @@ template <class Isa, class T>
     for (int i = 0; i < count; ++i) v.raw[i] = p[i];
     return v;
 }
+// Lanes [begin, end) from p[begin] ... p[end - 1], `fill` in the others, whose memory is not read.
+template <class Isa, class T>
+[[gnu::always_inline]] inline Vec<Isa, T> load_within(const T* p, int begin, int end, T fill) {
+    Vec<Isa, T> v = Vec<Isa, T>::splat(fill);
+    for (int i = begin; i < end; ++i) v.raw[i] = p[i];
+    return v;
+}
 template <class Isa, class T>
 [[gnu::always_inline]] inline void store_first(T* p, Vec<Isa, T> v, int count) {
     for (int i = 0; i < count; ++i) p[i] = v.raw[i];
@@ -95,6 +102,22 @@ template <class Isa>
     float32x2_t f = vcvt_f32_f64(reinterpret_cast<float64x2_t>(a.raw));
     return {reinterpret_cast<typename Vec<Isa, double>::Raw>(
         vcvt_f64_f32(vdiv_f32(vdup_n_f32(1.0f), f)))};
+}
+
+// As many floats as a register has doubles, widened, and doubles narrowed to as many floats.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> load_widened(const float* p) {
+    return {reinterpret_cast<typename Vec<Isa, double>::Raw>(vcvt_f64_f32(vld1_f32(p)))};
+}
+template <class Isa>
+[[gnu::always_inline]] inline void store_narrowed(float* p, Vec<Isa, double> v) {
+    vst1_f32(p, vcvt_f32_f64(reinterpret_cast<float64x2_t>(v.raw)));
+}
+
+// 0, 1, 2, ... by lane.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> lane_numbers() {
+    return {typename Vec<Isa, double>::Raw{0, 1}};
 }
 
 template <class Isa>

@@ -192,6 +192,40 @@ template <class Isa, class T, class Piece>
     }
 }
 
+// Lanes [begin, end) from p[begin] ... p[end - 1], `fill` in the others, whose memory is not read.
+template <class Isa, class T>
+[[gnu::always_inline]] inline Vec<Isa, T> load_within(const T* p, int begin, int end, T fill) {
+    using V = Vec<Isa, T>;
+    if constexpr (Isa::bytes == 64 && sizeof(T) == 4) {
+        const __mmask16 m = static_cast<__mmask16>((1u << end) - (1u << begin));
+        return {reinterpret_cast<typename V::Raw>(_mm512_mask_loadu_epi32(
+            reinterpret_cast<__m512i>(V::splat(fill).raw), m, p))};
+    } else if constexpr (Isa::bytes == 64) {
+        const __mmask8 m = static_cast<__mmask8>((1u << end) - (1u << begin));
+        return {reinterpret_cast<typename V::Raw>(_mm512_mask_loadu_epi64(
+            reinterpret_cast<__m512i>(V::splat(fill).raw), m, p))};
+    } else if constexpr (Isa::bytes == 32 && sizeof(T) == 4) {
+        const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        const __m256i m = _mm256_and_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane),
+                                           _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(begin - 1)));
+        const __m256i v = _mm256_maskload_epi32(reinterpret_cast<const int*>(p), m);
+        return {reinterpret_cast<typename V::Raw>(
+            _mm256_blendv_epi8(reinterpret_cast<__m256i>(V::splat(fill).raw), v, m))};
+    } else if constexpr (Isa::bytes == 32) {
+        const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+        const __m256i m =
+            _mm256_and_si256(_mm256_cmpgt_epi64(_mm256_set1_epi64x(end), lane),
+                             _mm256_cmpgt_epi64(lane, _mm256_set1_epi64x(begin - 1)));
+        const __m256i v = _mm256_maskload_epi64(reinterpret_cast<const long long*>(p), m);
+        return {reinterpret_cast<typename V::Raw>(
+            _mm256_blendv_epi8(reinterpret_cast<__m256i>(V::splat(fill).raw), v, m))};
+    } else {
+        V v = V::splat(fill);
+        for (int i = begin; i < end; ++i) v.raw[i] = p[i];
+        return v;
+    }
+}
+
 // Non-temporal store; p is aligned to Isa::bytes, and stream_fence() follows the last one of a task.
 template <class Isa, class T>
 [[gnu::always_inline]] inline void stream(T* p, Vec<Isa, T> v) {
@@ -252,6 +286,40 @@ template <class Isa>
         // The upper half must not divide by the zeros that the conversion leaves there.
         __m128 f = _mm_cvtpd_ps(a.raw);
         return {_mm_cvtps_pd(_mm_div_ps(_mm_set1_ps(1.0f), _mm_movelh_ps(f, f)))};
+    }
+}
+
+// As many floats as a register has doubles, widened, and doubles narrowed to as many floats.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> load_widened(const float* p) {
+    if constexpr (Isa::bytes == 64) {
+        return {_mm512_cvtps_pd(_mm256_loadu_ps(p))};
+    } else if constexpr (Isa::bytes == 32) {
+        return {_mm256_cvtps_pd(_mm_loadu_ps(p))};
+    } else {
+        return {_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+    }
+}
+template <class Isa>
+[[gnu::always_inline]] inline void store_narrowed(float* p, Vec<Isa, double> v) {
+    if constexpr (Isa::bytes == 64) {
+        _mm256_storeu_ps(p, _mm512_cvtpd_ps(v.raw));
+    } else if constexpr (Isa::bytes == 32) {
+        _mm_storeu_ps(p, _mm256_cvtpd_ps(v.raw));
+    } else {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_castps_si128(_mm_cvtpd_ps(v.raw)));
+    }
+}
+
+// 0, 1, 2, ... by lane.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> lane_numbers() {
+    if constexpr (Isa::bytes == 64) {
+        return {_mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7)};
+    } else if constexpr (Isa::bytes == 32) {
+        return {_mm256_setr_pd(0, 1, 2, 3)};
+    } else {
+        return {_mm_setr_pd(0, 1)};
     }
 }
 

@@ -30,8 +30,8 @@ from stableops._elementwise import (
     softplus_backward,
 )
 from stableops._linear import linear, linear_backward
+from stableops._logsumexp import logsumexp, logsumexp_backward
 from stableops._nms import batched_nms, nms
-from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
 from stableops._pool2d import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -42,6 +42,9 @@ from stableops._pool2d import (
 )
 from stableops._soft_nms import soft_nms
 from stableops._weighted_boxes_fusion import weighted_boxes_fusion
+from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
+from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from stableops._softmax_cross_entropy import softmax_cross_entropy
 
 __all__ = [
     "__version__",
@@ -67,6 +70,10 @@ __all__ = [
     "linear_backward",
     "log_sigmoid",
     "log_sigmoid_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "logsumexp",
+    "logsumexp_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "nms",
@@ -79,6 +86,9 @@ __all__ = [
     "sigmoid_backward",
     "sigmoid_cross_entropy",
     "soft_nms",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
     "softplus",
     "softplus_backward",
     "weighted_boxes_fusion",

@@ -28,8 +28,63 @@ def sigmoid_backward(
 def log_sigmoid_backward(
     grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
 ) -> Any: ...
-def softplus_backward(
-    grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
+def softplus_backward(grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def log_softmax_backward(
+    grad_output: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def logsumexp(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    keepdims: bool,
+    where: ArrayLike | None,
+    b: ArrayLike | None,
+    return_sign: bool,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def logsumexp_backward(
+    grad_output: ArrayLike,
+    x: ArrayLike,
+    output: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int,
+    weight: ArrayLike | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+    return_grad: bool,
+    /,
 ) -> Any: ...
 def conv2d(
     input: ArrayLike,
@@ -74,12 +129,6 @@ def batched_nms(
     score_threshold: float | None,
     /,
 ) -> NDArray[np.int64]: ...
-def box_area(boxes: ArrayLike, /) -> Any: ...
-def box_convert(boxes: ArrayLike, in_fmt: str, out_fmt: str, /) -> Any: ...
-def box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
-def generalized_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
-def distance_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
-def complete_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
 def sigmoid_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -125,7 +174,7 @@ def avg_pool2d_backward(
     /,
 ) -> Any: ...
 def adaptive_avg_pool2d(
-    input: ArrayLike, output_size: SupportsIndex | None | Sequence[SupportsIndex | None], /
+    input: ArrayLike, output_size: SupportsIndex | Sequence[SupportsIndex | None] | None, /
 ) -> Any: ...
 def adaptive_avg_pool2d_backward(
     grad_output: ArrayLike, input_shape: Sequence[SupportsIndex], /
@@ -160,3 +209,9 @@ def weighted_boxes_fusion(
     allows_overflow: bool,
     /,
 ) -> tuple[Any, Any, NDArray[np.int64]]: ...
+def box_area(boxes: ArrayLike, /) -> Any: ...
+def box_convert(boxes: ArrayLike, in_fmt: str, out_fmt: str, /) -> Any: ...
+def box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def generalized_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def distance_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def complete_box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...

@@ -1,7 +1,5 @@
 """Non-maximum suppression."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -33,14 +33,15 @@ def max_pool2d(
     Parameters
     ----------
     input : array_like
-        (N, C, H, W) or (C, H, W); float64, float32, float16, bfloat16, bool or integers up to int64.
-        An array whose strides are channels-last gives a result whose strides are.
+        (N, C, H, W) or (C, H, W); float64, float32, float16, bfloat16, bool or integers up to
+        int64. An array whose strides are channels-last gives a result whose strides are.
     kernel_size : int or pair of ints
         Height and width of the window.
     stride : int or pair of ints, optional
         Distance of neighbouring windows; None for `kernel_size`.
     padding : int or pair of ints, optional
-        Rows and columns added on each side, at most half of the (dilated) window. Padding never wins.
+        Rows and columns added on each side, at most half of the (dilated) window. Padding never
+        wins.
     dilation : int or pair of ints, optional
         Distance of neighbouring elements of a window.
     ceil_mode : bool, optional
@@ -116,8 +117,8 @@ def max_pool2d_backward(
     Notes
     -----
     Where windows overlap, the contributions to an element are added in row-major order of the
-    windows, each addition rounded: in float64 for float64, else in float32, and float16 and bfloat16
-    are rounded once at the end. The error is at most n - 1 roundings for n windows of one maximum.
+    windows, each addition rounded: in float64 for float64, else in float32; float16 and bfloat16
+    are rounded once more at the end. That is n - 1 roundings for n windows of one maximum.
 
     Examples
     --------
@@ -229,8 +230,9 @@ def avg_pool2d_backward(
 
     Notes
     -----
-    The error is below 0.51 units in the last place of the sum of the absolute contributions. Those of
-    one column of windows are added from top to bottom, then the column sums from left to right.
+    The error is below 0.51 units in the last place of the sum of the absolute contributions (and
+    0.51 of the smallest subnormal for each of them). Those of one column of windows are added from
+    top to bottom, then the column sums from left to right.
 
     Examples
     --------
@@ -254,12 +256,12 @@ def avg_pool2d_backward(
 
 
 def adaptive_avg_pool2d(
-    input: ArrayLike, output_size: SupportsIndex | None | Sequence[SupportsIndex | None]
+    input: ArrayLike, output_size: SupportsIndex | Sequence[SupportsIndex | None] | None
 ) -> Any:
     """Means of a grid of windows that covers an image, however large it is.
 
-    Row i of the result is the mean over the rows floor(i * H / out_h) to ceil((i + 1) * H / out_h) of
-    the image, and columns likewise, so neighbouring windows overlap where sizes do not divide.
+    Row i of the result is the mean over the rows floor(i * H / out_h) to ceil((i + 1) * H / out_h)
+    of the image, and columns likewise, so windows overlap where sizes do not divide.
 
     Parameters
     ----------

@@ -1,0 +1,115 @@
+"""stableops itself, by its public functions only."""
+
+from __future__ import annotations
+
+import stableops as F
+
+
+def load(threads: int) -> str:
+    F.set_num_threads(threads)
+    return F.__version__
+
+
+def softmax(x, *, axis):
+    return lambda: F.softmax(x, axis)
+
+
+softmax_on_tensors = softmax
+
+
+def log_softmax(x, *, axis):
+    return lambda: F.log_softmax(x, axis)
+
+
+def logsumexp(x, *, axis):
+    return lambda: F.logsumexp(x, axis)
+
+
+def cross_entropy(logits, labels, *, gradient, reduction="mean"):
+    return lambda: F.softmax_cross_entropy(
+        logits, labels, reduction=reduction, return_grad=gradient
+    )
+
+
+def sigmoid_cross_entropy(logits, labels, *, gradient, reduction="mean"):
+    return lambda: F.sigmoid_cross_entropy(
+        logits, labels, reduction=reduction, return_grad=gradient
+    )
+
+
+def sigmoid(x):
+    return lambda: F.sigmoid(x)
+
+
+def log_sigmoid(x):
+    return lambda: F.log_sigmoid(x)
+
+
+def softplus(x):
+    return lambda: F.softplus(x)
+
+
+def relu(x):
+    return lambda: F.relu(x)
+
+
+def sigmoid_backward(grad_output, output):
+    return lambda: F.sigmoid_backward(grad_output, output)
+
+
+def log_sigmoid_backward(grad_output, x):
+    return lambda: F.log_sigmoid_backward(grad_output, x)
+
+
+def softplus_backward(grad_output, x):
+    return lambda: F.softplus_backward(grad_output, x)
+
+
+def relu_backward(grad_output, output):
+    return lambda: F.relu_backward(grad_output, output)
+
+
+def conv2d(x, weight, bias, *, stride, padding, groups, packed=False):
+    if packed:
+        weight = F.pack_conv2d_weight(weight, groups)
+    return lambda: F.conv2d(x, weight, bias, stride, padding, 1, groups)
+
+
+def conv2d_backward(grad_output, x, weight, *, stride, padding, groups):
+    return lambda: F.conv2d_backward(grad_output, x, weight, stride, padding, 1, groups)
+
+
+def linear(x, weight, bias):
+    return lambda: F.linear(x, weight, bias)
+
+
+def linear_backward(grad_output, x, weight):
+    return lambda: F.linear_backward(grad_output, x, weight)
+
+
+def max_pool2d(x, *, kernel_size, stride, padding, return_indices):
+    return lambda: F.max_pool2d(x, kernel_size, stride, padding, return_indices=return_indices)
+
+
+def max_pool2d_backward(grad_output, indices, *, input_shape, **_window):
+    return lambda: F.max_pool2d_backward(grad_output, indices, input_shape)
+
+
+def avg_pool2d(x, *, kernel_size, stride, padding):
+    return lambda: F.avg_pool2d(x, kernel_size, stride, padding)
+
+
+def avg_pool2d_backward(grad_output, *, input_shape, kernel_size, stride, padding):
+    return lambda: F.avg_pool2d_backward(grad_output, input_shape, kernel_size, stride, padding)
+
+
+def adaptive_avg_pool2d(x, *, output_size):
+    return lambda: F.adaptive_avg_pool2d(x, output_size)
+
+
+def nms(boxes, scores, *, iou_threshold):
+    return lambda: F.nms(boxes, scores, iou_threshold)
+
+
+def batched_nms(boxes, scores, idxs, *, iou_threshold):
+    return lambda: F.batched_nms(boxes, scores, idxs, iou_threshold)

@@ -1,0 +1,168 @@
+"""PyTorch, eager, on the CPU. Arrays with channels-last strides become channels_last tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+aten = torch.ops.aten
+
+
+def load(threads: int) -> str:
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    return torch.__version__
+
+
+def on_numpy(function: Callable, *arrays) -> Callable:
+    """`function` of the arrays as tensors, its tensor results as arrays; both without a copy."""
+
+    def call():
+        result = function(*map(torch.from_numpy, arrays))
+        if isinstance(result, torch.Tensor):
+            return result.numpy()
+        return tuple(tensor.numpy() for tensor in result)
+
+    return call
+
+
+def with_gradient(loss: Callable, logits, labels) -> Callable:
+    def call():
+        x, y = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
+        with torch.enable_grad():
+            value = loss(x, y)
+            value.sum().backward()
+        return value.detach().numpy(), x.grad.numpy()
+
+    return call
+
+
+def softmax(x, *, axis):
+    return on_numpy(lambda t: torch.softmax(t, axis), x)
+
+
+def softmax_on_tensors(x, *, axis):
+    tensor = torch.from_numpy(x)
+    return (lambda: torch.softmax(tensor, axis)), torch.Tensor.numpy
+
+
+def log_softmax(x, *, axis):
+    return on_numpy(lambda t: torch.log_softmax(t, axis), x)
+
+
+def logsumexp(x, *, axis):
+    return on_numpy(lambda t: torch.logsumexp(t, axis), x)
+
+
+def cross_entropy(logits, labels, *, gradient, reduction="mean"):
+    def loss(x, y):
+        return F.cross_entropy(x, y, reduction=reduction)
+
+    return with_gradient(loss, logits, labels) if gradient else on_numpy(loss, logits, labels)
+
+
+def sigmoid_cross_entropy(logits, labels, *, gradient, reduction="mean"):
+    def loss(x, y):
+        return F.binary_cross_entropy_with_logits(x, y, reduction=reduction)
+
+    return with_gradient(loss, logits, labels) if gradient else on_numpy(loss, logits, labels)
+
+
+def sigmoid(x):
+    return on_numpy(torch.sigmoid, x)
+
+
+def log_sigmoid(x):
+    return on_numpy(F.logsigmoid, x)
+
+
+def softplus(x):
+    return on_numpy(F.softplus, x)
+
+
+def relu(x):
+    return on_numpy(torch.relu, x)
+
+
+def sigmoid_backward(grad_output, output):
+    return on_numpy(aten.sigmoid_backward, grad_output, output)
+
+
+def log_sigmoid_backward(grad_output, x):
+    # the third argument is a buffer of the forward pass that the CPU kernel reads
+    _, buffer = aten.log_sigmoid_forward(torch.from_numpy(x))
+    return on_numpy(lambda g, t: aten.log_sigmoid_backward(g, t, buffer), grad_output, x)
+
+
+def softplus_backward(grad_output, x):
+    return on_numpy(lambda g, t: aten.softplus_backward(g, t, 1, 20), grad_output, x)
+
+
+def relu_backward(grad_output, output):
+    return on_numpy(lambda g, t: aten.threshold_backward(g, t, 0), grad_output, output)
+
+
+def conv2d(x, weight, bias, *, stride, padding, groups, packed=False):
+    if packed:
+        return None
+    return on_numpy(lambda t, w, b: F.conv2d(t, w, b, stride, padding, 1, groups), x, weight, bias)
+
+
+def conv2d_backward(grad_output, x, weight, *, stride, padding, groups):
+    def backward(g, t, w):
+        return aten.convolution_backward(
+            g, t, w, [w.shape[0]], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups,
+            [True] * 3,
+        )  # fmt: skip
+
+    return on_numpy(backward, grad_output, x, weight)
+
+
+def linear(x, weight, bias):
+    return on_numpy(F.linear, x, weight, bias)
+
+
+def linear_backward(grad_output, x, weight):
+    return on_numpy(lambda g, t, w: (g @ w, g.T @ t, g.sum(0)), grad_output, x, weight)
+
+
+def max_pool2d(x, *, kernel_size, stride, padding, return_indices):
+    return on_numpy(
+        lambda t: F.max_pool2d(t, kernel_size, stride, padding, return_indices=return_indices), x
+    )
+
+
+def max_pool2d_backward(grad_output, indices, *, input_shape, kernel_size, stride, padding):
+    # the kernel asks for the input's shape and layout and never reads its values
+    x = torch.empty(input_shape)
+    if not grad_output.flags.c_contiguous:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return on_numpy(
+        lambda g, i: aten.max_pool2d_with_indices_backward(
+            g, x, [kernel_size] * 2, [stride] * 2, [padding] * 2, [1, 1], False, i
+        ),
+        grad_output,
+        indices,
+    )
+
+
+def avg_pool2d(x, *, kernel_size, stride, padding):
+    return on_numpy(lambda t: F.avg_pool2d(t, kernel_size, stride, padding), x)
+
+
+def avg_pool2d_backward(grad_output, *, input_shape, kernel_size, stride, padding):
+    x = torch.empty(input_shape)
+    if not grad_output.flags.c_contiguous:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return on_numpy(
+        lambda g: aten.avg_pool2d_backward(
+            g, x, [kernel_size] * 2, [stride] * 2, [padding] * 2, False, True, None
+        ),
+        grad_output,
+    )
+
+
+def adaptive_avg_pool2d(x, *, output_size):
+    return on_numpy(lambda t: F.adaptive_avg_pool2d(t, output_size), x)

@@ -1,0 +1,121 @@
+#include <algorithm>
+#include <limits>
+
+#include "../kernels.h"
+#include "families.h"
+#include "row_arrays.h"
+
+namespace stableops {
+namespace {
+
+void fill(const FloatArray& array, double value) {
+    const py::object number = py::float_(value);
+    if (PyArray_FillWithScalar(array.get(), number.ptr()) < 0) throw py::error_already_set();
+}
+
+py::object logsumexp(const py::object& x_object, const py::object& axis, bool keepdims,
+                     const py::object& where, const py::object& b_object, bool return_sign,
+                     const py::object& out) {
+    FloatArray x = as_float_array(x_object, "x");
+    FloatArray b = {};
+    if (!b_object.is_none()) {
+        b = as_float_array(b_object, "b");
+        const FloatArray* const both[] = {&x, &b};
+        const Dtype dtype = promoted(both);
+        cast_to(x, dtype);
+        cast_to(b, dtype);
+        b.owner = broadcast_to(b.owner, x, "b");
+    }
+    Array weights = as_mask(where, x);
+    Element weights_type = Element::boolean;
+    if (b.owner) {
+        if (weights.owner) {
+            // What the mask leaves out gets weight 0.
+            const py::module_ numpy = py::module_::import("numpy");
+            b.owner = numpy.attr("where")(weights.owner, b.owner, py::int_(0))
+                          .attr("astype")(b.owner.attr("dtype"));
+        }
+        weights = b;
+        weights_type = element_of(x.dtype);
+    }
+    const ReducedAxes axes(axis, x, "x");
+    const std::vector<npy_intp> kept = axes.kept_shape(x, keepdims);
+    const int ndim = static_cast<int>(kept.size());
+    const Array* const inputs[] = {&x, &weights};
+    Output y(out, x.dtype, ndim, kept.data(), x,
+             std::span<const Array* const>(inputs, weights.owner ? 2 : 1));
+    FloatArray sign = {};
+    if (return_sign) sign = new_array(x.dtype, ndim, kept.data());
+    if (x.size() > 0) {
+        const Element type = element_of(x.dtype);
+        RowShape shape;
+        RowOperand x_rows, y_rows, sign_rows, weight_rows;
+        // x stands in for operands that there are not.
+        plan_rows(axes, shape,
+                  {{&x, type, &x_rows},
+                   {&y.array(), type, &y_rows},
+                   {return_sign ? static_cast<const Array*>(&sign) : &x, type, &sign_rows},
+                   {weights.owner ? &weights : &x, weights_type, &weight_rows}});
+        const auto kernel = kernels_for(active_kernels().logsumexp, x.dtype).logsumexp;
+        run_kernel(x.size(), [&] {
+            kernel(shape, y_rows, return_sign ? &sign_rows : nullptr, x_rows,
+                   weights.owner ? &weight_rows : nullptr);
+        });
+    } else {
+        fill(y.array(), -std::numeric_limits<double>::infinity());
+        if (return_sign) fill(sign, 0);
+    }
+    if (!return_sign) return y.finish();
+    PyObject* sign_result =
+        PyArray_Return(reinterpret_cast<PyArrayObject*>(sign.owner.inc_ref().ptr()));
+    if (sign_result == nullptr) throw py::error_already_set();
+    return py::make_tuple(y.finish(), py::reinterpret_steal<py::object>(sign_result));
+}
+
+py::object logsumexp_backward(const py::object& grad_object, const py::object& x_object,
+                              const py::object& output_object, const py::object& axis,
+                              const py::object& out) {
+    FloatArray grad = as_float_array(grad_object, "grad_output");
+    FloatArray x = as_float_array(x_object, "x");
+    const FloatArray output = as_float_array(output_object, "output");
+    check_same_shape(grad, "grad_output", output, "output");
+    const ReducedAxes axes(axis, x, "x");
+    const std::vector<npy_intp> kept = axes.kept_shape(x, false);
+    const std::vector<npy_intp> kept_ones = axes.kept_shape(x, true);
+    const auto has_shape = [&](const std::vector<npy_intp>& shape) {
+        return grad.ndim() == static_cast<int>(shape.size()) &&
+               std::equal(shape.begin(), shape.end(), grad.shape());
+    };
+    if (!has_shape(kept) && !has_shape(kept_ones))
+        throw py::value_error("grad_output has shape " + shape_text(grad) + "; it must be " +
+                              shape_text(static_cast<int>(kept.size()), kept.data()) + " or " +
+                              shape_text(static_cast<int>(kept_ones.size()), kept_ones.data()) +
+                              " for x of shape " + shape_text(x));
+    const FloatArray* const both[] = {&grad, &x};
+    const Dtype dtype = promoted(both);
+    cast_to(grad, dtype);
+    cast_to(x, dtype);
+    const Array* const inputs[] = {&x, &grad};
+    Output grad_x(out, dtype, x.ndim(), x.shape(), x, inputs);
+    if (x.size() > 0) {
+        const Element type = element_of(dtype);
+        RowShape shape;
+        RowOperand x_rows, grad_rows, grad_x_rows;
+        plan_rows(axes, shape,
+                  {{&x, type, &x_rows},
+                   {&grad_x.array(), type, &grad_x_rows},
+                   {&grad, type, &grad_rows}});
+        const auto kernel = kernels_for(active_kernels().logsumexp, dtype).logsumexp_backward;
+        run_kernel(x.size(), [&] { kernel(shape, grad_x_rows, grad_rows, x_rows); });
+    }
+    return grad_x.finish();
+}
+
+}  // namespace
+
+void bind_logsumexp(py::module_& m) {
+    m.def("logsumexp", &logsumexp);
+    m.def("logsumexp_backward", &logsumexp_backward);
+}
+
+}  // namespace stableops

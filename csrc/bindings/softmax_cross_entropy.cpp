@@ -1,0 +1,178 @@
+#include <algorithm>
+#include <cmath>
+
+#include "../kernels.h"
+#include "families.h"
+#include "row_arrays.h"
+
+namespace stableops {
+namespace {
+
+bool same_shape(const Array& a, const std::vector<npy_intp>& shape) {
+    return a.ndim() == static_cast<int>(shape.size()) &&
+           std::equal(shape.begin(), shape.end(), a.shape());
+}
+
+std::string shape_text(const std::vector<npy_intp>& shape) {
+    return stableops::shape_text(static_cast<int>(shape.size()), shape.data());
+}
+
+int single_axis(const py::object& axis, const Array& logits) {
+    if (!PyIndex_Check(axis.ptr()))
+        throw py::type_error("axis=" + text_of(axis) + " is not allowed; an int is");
+    return normalized_axes(axis, logits.ndim(), "logits")[0];
+}
+
+// "labels[3, 5]", or "labels" for a single one.
+std::string position_text(const Array& labels, std::ptrdiff_t flat) {
+    if (labels.ndim() == 0) return "labels";
+    std::vector<std::ptrdiff_t> index(static_cast<std::size_t>(labels.ndim()));
+    for (int d = labels.ndim() - 1; d >= 0; --d) {
+        index[static_cast<std::size_t>(d)] = flat % labels.shape()[d];
+        flat /= labels.shape()[d];
+    }
+    std::string text = "labels[";
+    for (std::size_t d = 0; d < index.size(); ++d)
+        text += (d > 0 ? ", " : "") + std::to_string(index[d]);
+    return text + "]";
+}
+
+// Labels that were unsigned are out of range where they are negative now.
+void check_indices(const Array& labels, bool were_unsigned, std::ptrdiff_t classes,
+                   std::int64_t ignore_index) {
+    const std::int64_t* k = labels.data<const std::int64_t>();
+    for (std::ptrdiff_t i = 0; i < labels.size(); ++i) {
+        if (k[i] >= 0 && k[i] < classes) continue;
+        const bool wrapped = were_unsigned && k[i] < 0;
+        if (k[i] == ignore_index && !wrapped) continue;
+        throw py::index_error(position_text(labels, i) + " is " +
+                              (wrapped ? std::to_string(static_cast<std::uint64_t>(k[i]))
+                                       : std::to_string(k[i])) +
+                              "; allowed are 0 to " + std::to_string(classes - 1) +
+                              " and ignore_index=" + std::to_string(ignore_index));
+    }
+}
+
+// A contiguous copy, or the array itself.
+Array contiguous(const Array& array) {
+    PyObject* c = PyArray_FROM_OF(array.owner.ptr(), NPY_ARRAY_CARRAY_RO);
+    if (c == nullptr) throw py::error_already_set();
+    return {py::reinterpret_steal<py::object>(c)};
+}
+
+py::object softmax_cross_entropy(const py::object& logits_object, const py::object& labels_object,
+                                 const py::object& axis_object, const py::object& weight_object,
+                                 std::int64_t ignore_index, double smoothing,
+                                 const std::string& reduction_name, bool return_grad) {
+    FloatArray logits = as_float_array(logits_object, "logits");
+    const int axis = single_axis(axis_object, logits);
+    const ReducedAxes axes(py::int_(axis), logits, "logits");
+    const std::vector<npy_intp> kept = axes.kept_shape(logits, false);
+    const std::ptrdiff_t classes = logits.shape()[axis];
+    const Reduction reduction = reduction_of(reduction_name);
+    if (!(smoothing >= 0 && smoothing <= 1))
+        throw py::value_error("label_smoothing=" + text_of(py::float_(smoothing)) +
+                              " is not allowed; 0 to 1 is");
+    if (classes == 0)
+        throw py::value_error("logits has shape " + stableops::shape_text(logits) +
+                              " and no classes along axis " + std::to_string(axis));
+
+    CrossEntropyArguments arguments = {};
+    Array indices;
+    FloatArray labels = {};
+    const py::object labels_array =
+        PyArray_CheckExact(labels_object.ptr())
+            ? labels_object
+            : py::module_::import("numpy").attr("asarray")(labels_object);
+    const Array any_labels = {labels_array};
+    const int labels_type = PyArray_TYPE(any_labels.get());
+    if (same_shape(any_labels,
+                   std::vector<npy_intp>(logits.shape(), logits.shape() + logits.ndim()))) {
+        labels = as_float_array(labels_array, "labels");
+        if (PyTypeNum_ISINTEGER(labels_type) || PyTypeNum_ISBOOL(labels_type)) {
+            cast_to(labels, logits.dtype);
+        } else {
+            const FloatArray* const both[] = {&logits, &labels};
+            const Dtype dtype = promoted(both);
+            cast_to(logits, dtype);
+            cast_to(labels, dtype);
+        }
+    } else if (same_shape(any_labels, kept)) {
+        indices = contiguous(as_int64_array(labels_array, "labels"));
+        check_indices(indices, PyTypeNum_ISUNSIGNED(labels_type), classes, ignore_index);
+        arguments.indices = indices.data<const std::int64_t>();
+    } else {
+        throw py::value_error(
+            "labels has shape " + stableops::shape_text(any_labels) + "; it must be " +
+            shape_text(kept) + " (class indices) or " + stableops::shape_text(logits) +
+            " (class weights) for logits of shape " + stableops::shape_text(logits) +
+            " and axis=" + std::to_string(axis));
+    }
+
+    const Dtype compute = logits.dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
+    FloatArray weight = {};
+    if (!weight_object.is_none()) {
+        weight = as_float_array(weight_object, "weight");
+        if (weight.ndim() != 1 || weight.shape()[0] != classes)
+            throw py::value_error("weight has shape " + stableops::shape_text(weight) +
+                                  "; it must be (" + std::to_string(classes) +
+                                  ",), one weight a class");
+        cast_to(weight, compute);
+        weight.owner = contiguous(weight).owner;
+        arguments.weight = weight.data<const void>();
+    }
+
+    const std::vector<npy_intp> loss_shape =
+        reduction == Reduction::none ? kept : std::vector<npy_intp>();
+    const FloatArray loss =
+        new_array(logits.dtype, static_cast<int>(loss_shape.size()), loss_shape.data());
+    FloatArray grad = {};
+    if (return_grad) grad = new_array(logits.dtype, logits.ndim(), logits.shape(), &logits);
+
+    const Element type = element_of(logits.dtype);
+    RowShape shape;
+    RowOperand labels_rows, weight_rows, grad_rows;
+    // The logits stand in for operands that there are not.
+    const bool loss_a_row = reduction == Reduction::none;
+    plan_rows(axes, shape,
+              {{&logits, type, &arguments.x},
+               {arguments.indices ? &logits : static_cast<const Array*>(&labels), type,
+                &labels_rows},
+               {return_grad ? static_cast<const Array*>(&grad) : &logits, type, &grad_rows},
+               {loss_a_row ? static_cast<const Array*>(&loss) : &logits, type,
+                &arguments.losses}},
+              true);
+    if (!loss_a_row) arguments.losses.data = static_cast<char*>(PyArray_DATA(loss.get()));
+    if (arguments.weight != nullptr) {
+        // Along the classes it is contiguous, and the same for every row.
+        weight_rows.data = static_cast<char*>(PyArray_DATA(weight.get()));
+        weight_rows.type = element_of(compute);
+        std::fill_n(weight_rows.kept_stride, shape.kept_ndim, 0);
+        weight_rows.reduced_stride[0] = PyArray_ITEMSIZE(weight.get());
+        arguments.weight_rows = &weight_rows;
+    }
+    arguments.shape = &shape;
+    arguments.ignore_index = ignore_index;
+    arguments.labels = &labels_rows;
+    arguments.smoothing = smoothing;
+    arguments.reduction = reduction;
+    arguments.grad = return_grad ? &grad_rows : nullptr;
+    const auto kernel =
+        kernels_for(active_kernels().softmax_cross_entropy, logits.dtype).softmax_cross_entropy;
+    run_kernel(logits.size(), [&] { kernel(arguments); });
+
+    PyObject* loss_result =
+        PyArray_Return(reinterpret_cast<PyArrayObject*>(loss.owner.inc_ref().ptr()));
+    if (loss_result == nullptr) throw py::error_already_set();
+    py::object result = py::reinterpret_steal<py::object>(loss_result);
+    if (return_grad) return py::make_tuple(result, grad.owner);
+    return result;
+}
+
+}  // namespace
+
+void bind_softmax_cross_entropy(py::module_& m) {
+    m.def("softmax_cross_entropy", &softmax_cross_entropy);
+}
+
+}  // namespace stableops

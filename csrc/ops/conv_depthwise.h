@@ -1,0 +1,270 @@
+#pragma once
+// Depthwise layers (one channel a group) where lanes are channels: the correlation of channels-last
+// images, and the gradient of the weight in any layout.
+#include "conv_direct.h"
+#include "conv_weight_grad.h"
+
+namespace stableops {
+
+// Outputs a tile: with one weight vector and a pointer each, their loads keep both ports busy.
+constexpr int depthwise_outputs = 6;
+
+// out[j][lane] = sum over t of weight[t * pitch + lane] * place[j + of term t][lane]
+template <class Isa, class T, int outputs, class Lanes>
+[[gnu::always_inline]] inline void depthwise_tile(Vec<Isa, Compute<T>>* out,
+                                                  const Compute<T>* weight, std::ptrdiff_t pitch,
+                                                  const T* const* place,
+                                                  const std::ptrdiff_t* term,
+                                                  std::ptrdiff_t out_step, std::ptrdiff_t terms,
+                                                  std::ptrdiff_t channel, Lanes lanes) {
+    using V = Vec<Isa, Compute<T>>;
+    V acc[outputs];
+#pragma GCC unroll 8
+    for (int j = 0; j < outputs; ++j) acc[j] = V::zero();
+    for (std::ptrdiff_t t = 0; t < terms; ++t) {
+        if (t > 0 && t % block_terms == 0) {
+#pragma GCC unroll 8
+            for (int j = 0; j < outputs; ++j) {
+                out[j] = t == block_terms ? acc[j] : out[j] + acc[j];
+                acc[j] = V::zero();
+            }
+        }
+        const V wv = loadu<Isa>(weight + t * pitch + channel);
+        const T* const* at = place + term[t];
+#pragma GCC unroll 8
+        for (int j = 0; j < outputs; ++j)
+            acc[j] = fma(wv, load<Isa>(at[j * out_step] + channel, lanes), acc[j]);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < outputs; ++j) out[j] = terms <= block_terms ? acc[j] : out[j] + acc[j];
+}
+
+template <class Isa, class T>
+bool is_depthwise_last(const Correlation<T>& p, const GroupSteps& steps) {
+    return p.in_channels == 1 && p.out_channels == 1 && steps.x == 1 && steps.y == 1 &&
+           p.terms() > 0;
+}
+
+// One output row of all channels. Taps read through pointers to whole pixels, so that those outside
+// the image can point to zeros.
+template <class Isa, class T>
+void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdiff_t channels,
+                    std::ptrdiff_t image, std::ptrdiff_t h0, std::ptrdiff_t h1) {
+    using C = Compute<T>;
+    using V = Vec<Isa, C>;
+    constexpr std::ptrdiff_t n = V::size;
+    const std::ptrdiff_t terms = p.terms();
+    const Window columns = outer_window(p.w, 0, p.w.out);
+    const std::ptrdiff_t vectors = ceil_div(channels, n);
+    const std::ptrdiff_t pitch = vectors * n;
+    const std::ptrdiff_t slots = p.h.taps * columns.size + columns.out_step * depthwise_outputs;
+    constexpr std::ptrdiff_t word = sizeof(std::ptrdiff_t);
+    char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
+        (terms + 2) * pitch * static_cast<std::ptrdiff_t>(sizeof(C)) + (slots + terms) * word +
+        5 * 64)));
+    C* weight = carve<C>(scratch, terms * pitch);
+    C* bias = carve<C>(scratch, pitch);
+    T* zeros = carve<T>(scratch, pitch);
+    const T** place = carve<const T*>(scratch, slots);
+    std::ptrdiff_t* term = carve<std::ptrdiff_t>(scratch, terms);
+
+    TermMatrix<T> matrix = p.weight;
+    matrix.lane_stride = steps.weight;
+    pack_panel<Isa>(weight, join_axes<Isa>(matrix), 0, channels, 0, terms,
+                    static_cast<int>(vectors));
+    if (p.bias)
+        pack_run<Isa>(bias, p.bias, steps.bias, 0, channels, 1, static_cast<int>(vectors));
+    for (std::ptrdiff_t c = 0; c < pitch; c += n)
+        store(zeros + c, V::zero(), AllLanes{});
+    for (std::ptrdiff_t t = 0; t < terms; ++t)
+        term[t] = t / p.w.taps * columns.size + columns.of(0, t % p.w.taps);
+
+    for (std::ptrdiff_t h = h0; h < h1; ++h) {
+        const T** slot = place;
+        for (std::ptrdiff_t r = 0; r < p.h.taps; ++r) {
+            const std::ptrdiff_t row = h * p.h.stride + p.h.first + r * p.h.step;
+            const bool row_inside = row >= 0 && row < p.h.in;
+            for (std::ptrdiff_t i = 0; i < columns.size; ++i) {
+                const std::ptrdiff_t column = input_place(p.w, columns, i);
+                *slot++ = row_inside && column >= 0 && column < p.w.in
+                              ? p.x + image * p.x_stride.n + row * p.x_stride.h +
+                                    column * p.x_stride.w
+                              : zeros;
+            }
+        }
+        while (slot != place + slots) *slot++ = zeros;
+        T* y = p.y + image * p.y_stride.n + h * p.y_stride.h;
+        bool any_nan = false;
+        for (std::ptrdiff_t w = 0; w < p.w.out; w += depthwise_outputs) {
+            const std::ptrdiff_t count = smaller(depthwise_outputs, p.w.out - w);
+            for_each_vec<Isa, n>(channels, [&](std::ptrdiff_t c, auto lanes) {
+                V out[depthwise_outputs];
+                depthwise_tile<Isa, T, depthwise_outputs>(out, weight, pitch,
+                                                          place + w * columns.out_step, term,
+                                                          columns.out_step, terms, c, lanes);
+                for (std::ptrdiff_t j = 0; j < count; ++j) {
+                    V v = out[j];
+                    if (p.outside_is_nothing) any_nan = any_nan || any(is_nan(v));
+                    if (p.bias) v = v + loadu<Isa>(bias + c);
+                    store(y + (w + j) * p.y_stride.w + c, v, lanes);
+                }
+            });
+        }
+        if (!any_nan) continue;
+        for (std::ptrdiff_t c = 0; c < channels; ++c) {
+            Correlation<T> one = p;
+            one.x += c * steps.x;
+            one.weight.data += c * steps.weight;
+            one.y += c * steps.y;
+            repair_borders<Isa>(one, {image, h, 0, 0, 1, 1, p.w.out, 1});
+        }
+    }
+}
+
+// sums[i][lane] = sum over p of x[offset[p] + tap[i] + lane] * y[p][lane]; `resume` as in tile_sums.
+template <class Isa, class T, int taps>
+[[gnu::noinline]] void depthwise_sums(T* __restrict sums, const T* __restrict x,
+                                      const std::int32_t* __restrict offset,
+                                      const std::ptrdiff_t* __restrict tap,
+                                      const T* __restrict y, std::ptrdiff_t terms, bool resume) {
+    using V = Vec<Isa, T>;
+    const T* place[taps];
+#pragma GCC unroll 16
+    for (int i = 0; i < taps; ++i) place[i] = x + tap[i];
+    std::ptrdiff_t t = 0;
+    do {
+        const std::ptrdiff_t end = terms - t > block_terms ? t + block_terms : terms;
+        V acc[taps];
+#pragma GCC unroll 16
+        for (int i = 0; i < taps; ++i) acc[i] = V::zero();
+        for (; t < end; ++t) {
+            const V yv = loadu<Isa>(y + t * V::size);
+            const std::ptrdiff_t at = offset[t];
+#pragma GCC unroll 16
+            for (int i = 0; i < taps; ++i)
+                acc[i] = fma(loadu<Isa>(place[i] + at), yv, acc[i]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < taps; ++i) {
+            T* sum = sums + i * V::size;
+            storeu(sum, resume ? loadu<Isa>(sum) + acc[i] : acc[i]);
+        }
+        resume = true;
+    } while (t < terms);
+}
+
+template <class T>
+using DepthwiseSums = void (*)(T*, const T*, const std::int32_t*, const std::ptrdiff_t*, const T*,
+                               std::ptrdiff_t, bool);
+
+constexpr int depthwise_taps = 9;
+
+template <class Isa, class T, int taps = depthwise_taps>
+DepthwiseSums<T> depthwise_function(std::ptrdiff_t wanted) {
+    if constexpr (taps > 1) {
+        if (wanted != taps) return depthwise_function<Isa, T, taps - 1>(wanted);
+    }
+    return depthwise_sums<Isa, T, taps>;
+}
+
+// One row of a window whose pixels are one vector of channels each.
+template <class Isa, class T>
+void copy_pixels(Compute<T>* to, const T* row, const Strides4& stride, std::ptrdiff_t channels,
+                 std::ptrdiff_t in, std::ptrdiff_t place, std::ptrdiff_t count) {
+    constexpr std::ptrdiff_t n = Vec<Isa, Compute<T>>::size;
+    const std::ptrdiff_t before = smaller(larger(-place, 0), count);
+    const std::ptrdiff_t inside = smaller(larger(in - (place + before), 0), count - before);
+    fill_zero<Isa>(to, before * n);
+    if (inside > 0)
+        pack_run<Isa>(to + before * n, row + (place + before) * stride.w, stride.c, stride.w,
+                      channels, inside, 1);
+    fill_zero<Isa>(to + (before + inside) * n, (count - before - inside) * n);
+}
+
+// grad_weight of one vector of channels of a depthwise layer: the same sum as weight_gradient_task.
+// Within a chain pixels follow each other, so lanes are channels in every layout.
+template <class Isa, class T>
+void depthwise_weight_gradient(T* grad_weight, const T* grad_y, const T* x,
+                               const Conv2dShape& shape, std::ptrdiff_t c,
+                               std::ptrdiff_t channels) {
+    using C = Compute<T>;
+    using V = Vec<Isa, C>;
+    constexpr std::ptrdiff_t n = V::size;
+    constexpr std::ptrdiff_t size = sizeof(C);
+    const std::ptrdiff_t pixels = shape.batch * shape.out_h * shape.out_w;
+    const std::ptrdiff_t taps = shape.kernel_h * shape.kernel_w;
+    const Axis axis_w{shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w, -shape.pad_left,
+                      shape.dilation_w};
+    constexpr std::ptrdiff_t chunk = 2 * block_terms;
+    const std::ptrdiff_t runs = chunk / shape.out_w + 2;
+    const std::ptrdiff_t width = range_window(axis_w, 0, smaller(shape.out_w, chunk)).size;
+    const std::ptrdiff_t window_size = runs * shape.kernel_h * width * n;
+    char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
+        (window_size + chunk * n + 2 * taps * n) * size + chunk * 4 +
+        taps * static_cast<std::ptrdiff_t>(sizeof(std::ptrdiff_t)) + 6 * 64)));
+    C* window = carve<C>(scratch, window_size);
+    C* panel = carve<C>(scratch, chunk * n);
+    C* sums = carve<C>(scratch, taps * n);
+    C* total = carve<C>(scratch, taps * n);
+    std::int32_t* offset = carve<std::int32_t>(scratch, chunk);
+    std::ptrdiff_t* tap = carve<std::ptrdiff_t>(scratch, taps);
+    for (std::ptrdiff_t i = 0; i < taps; ++i)
+        tap[i] = (i / shape.kernel_w * width + i % shape.kernel_w * shape.dilation_w) * n;
+
+    x += c * shape.x.c;
+    grad_y += c * shape.y.c;
+    fill_zero<Isa>(total, taps * n);
+    for (std::ptrdiff_t first = 0; first < pixels;) {
+        const std::ptrdiff_t segment = first / segment_pixels;
+        const std::ptrdiff_t last =
+            smaller(smaller(first + chunk, pixels), (segment + 1) * segment_pixels);
+        C* row = window;
+        std::ptrdiff_t pixel = 0;
+        for_each_run<Isa>(shape, first, last, [&](const PixelRun& run) {
+            const std::ptrdiff_t place = run.w * shape.stride_w - shape.pad_left;
+            const std::ptrdiff_t count = range_window(axis_w, 0, run.length).size;
+            const std::ptrdiff_t base = row - window;
+            for (std::ptrdiff_t r = 0; r < shape.kernel_h; ++r, row += width * n) {
+                const std::ptrdiff_t h = run.h * shape.stride_h - shape.pad_top +
+                                         r * shape.dilation_h;
+                const bool inside = h >= 0 && h < shape.in_h;
+                copy_pixels<Isa>(row, inside ? x + run.n * shape.x.n + h * shape.x.h : x, shape.x,
+                                 channels, inside ? shape.in_w : 0, place, count);
+            }
+            for (std::ptrdiff_t i = 0; i < run.length; ++i)
+                offset[pixel + i] = static_cast<std::int32_t>(base + i * shape.stride_w * n);
+            pack_run<Isa>(panel + pixel * n,
+                          grad_y + run.n * shape.y.n + run.h * shape.y.h + run.w * shape.y.w,
+                          shape.y.c, shape.y.w, channels, run.length, 1);
+            pixel += run.length;
+        });
+        for (std::ptrdiff_t i = 0; i < taps; i += depthwise_taps)
+            depthwise_function<Isa, C>(smaller(depthwise_taps, taps - i))(
+                sums + i * n, window, offset, tap + i, panel, last - first,
+                first % segment_pixels != 0);
+        first = last;
+        if (last % segment_pixels == 0 || last == pixels)
+            for (std::ptrdiff_t i = 0; i < taps * n; i += n)
+                storeu(total + i, segment == 0 ? loadu<Isa>(sums + i)
+                                               : loadu<Isa>(total + i) + loadu<Isa>(sums + i));
+    }
+    for (std::ptrdiff_t i = 0; i < taps; ++i)
+        for (std::ptrdiff_t lane = 0; lane < channels; ++lane)
+            store(grad_weight + (c + lane) * shape.weight.n + i / shape.kernel_w * shape.weight.h +
+                      i % shape.kernel_w * shape.weight.w,
+                  V::splat(total[i * n + lane]), FirstLanes{1});
+}
+
+template <class Isa, class T>
+bool is_depthwise(const Conv2dShape& shape) {
+    const Axis axis_w{shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w, -shape.pad_left,
+                      shape.dilation_w};
+    const std::ptrdiff_t width =
+        range_window(axis_w, 0, smaller(shape.out_w, 2 * block_terms)).size;
+    const std::ptrdiff_t elements = (2 * block_terms / shape.out_w + 2) * shape.kernel_h * width *
+                                    Vec<Isa, Compute<T>>::size;
+    return shape.in_channels == shape.groups && shape.out_channels == shape.groups &&
+           elements * static_cast<std::ptrdiff_t>(sizeof(Compute<T>)) <= 4 * window_bytes;
+}
+
+}  // namespace stableops

@@ -1,0 +1,492 @@
+#pragma once
+// softmax and log_softmax over the columns of rows, and their gradients.
+//
+//   y_i = exp(x_i - m) / S,   S = sum_j exp(x_j - m),   m = max x
+//   log y_i = (x_i - m) - log S
+//
+// Where the textbook loses digits, and what is done instead (u: unit roundoff of the result's type,
+// 2^-24 or 2^-53; one ULP is up to 2u):
+//
+//   x_i - m     rounded to the input's type, it is off by u |x_i - m|, and exp turns that into a
+//               relative error of |x_i - m| u: 60 ULP at a distance of 60. Float32 is subtracted in
+//               double, where the difference of two floats less than 2^29 apart in magnitude is
+//               exact and any other has an error of 2^-53 |x_i - m|. Float64 keeps the error of
+//               the subtraction (TwoSum) and hands both parts to exp.
+//   exp         float32: one double, 2^-45. Float64: hi + lo, 2^-62, and multiplied by 2^512, so
+//               that neither part, nor a sum of them, is subnormal where the quotient by S is a
+//               number.
+//   S           float32: in double. Float64: compensated (simd/sum.h).
+//   / S         1 / S as hi + lo for float64: its rounding would show.
+//   log S       S = c + R, with c the number of elements equal to m and R the sum of the others. S
+//               rounded to a double has no digit of R left when R < 2^-53, though log S = R then.
+//               So c and R are summed apart, and log S = log1p((c - 1) + R).
+//   x - m - log S   both differences are <= 0: nothing cancels. Float64 adds hi + lo parts.
+//
+// Error budget in units of u. softmax, float32: 2^-45 (exp) + 2^-40 (sum, a million columns) + 2^-52
+// against u = 2^-24, hence 0.5 ULP + 2^-15 where the result is normal, and the same absolute
+// error (in the unit of subnormal numbers) where it is not, as there is one rounding. float64: 2^-62 of
+// exp twice (E and S), 2^-62 of the pair product: 0.5 + 0.01 ULP. log_softmax: float64 adds
+// log1p's 2^-59.4: 0.5 + 0.05 ULP.
+//
+// Edge cases. NaN in a row: the maximum passes it over, the sum does not: all NaN. +inf, or nothing
+// but -inf: 1/S and log S are made NaN, so all NaN. -inf beside numbers: probability 0. Elements that
+// a mask leaves out take part in nothing, get probability 0 (log -inf), also in a row of NaN.
+//
+// Gradients, with g the gradient of the result and y the result:
+//   softmax:      y_i (g_i - sum_j g_j y_j)
+//   log_softmax:  g_i - exp(y_i) sum_j g_j
+// Here terms of both signs cancel, so the error is relative to the sum of the absolute terms: products
+// are exact (float32 in double, float64 as hi + lo), sums as above, one rounding at the end.
+#include "rows.h"
+
+namespace stableops {
+
+// What differs between float32 and float64 results: how an exponential, a sum and a logarithm are
+// represented. Scale: exponentials of float64 are multiplied by it.
+template <class Isa, class C>
+struct Exponentials;
+
+template <class Isa>
+struct Exponentials<Isa, float> {
+    using D = Vec<Isa, double>;
+    using Number = D;
+    static constexpr double scale = 1;
+
+    [[gnu::always_inline]] static inline D zero() { return D::zero(); }
+
+    // exp(x - m) for x <= m or NaN. At -700 the result, 2^-1010, rounds to 0 in float32 whatever it
+    // is multiplied by there.
+    [[gnu::always_inline]] static inline D exp_difference(D x, D m) {
+        return exp_fast(max(D::splat(-700), x - m));
+    }
+    // exp(x) for x <= 89 or NaN.
+    [[gnu::always_inline]] static inline D exp_of(D x) { return exp_fast(max(D::splat(-700), x)); }
+
+    [[gnu::always_inline]] static inline D reciprocal(D a) { return D::splat(1) / a; }
+    [[gnu::always_inline]] static inline D product(D a, D b) { return a * b; }
+    // a times b, rounded; for results.
+    [[gnu::always_inline]] static inline D rounded_product(D a, D b) { return a * b; }
+    [[gnu::always_inline]] static inline D exact_product(D a, D b) { return a * b; }
+    [[gnu::always_inline]] static inline D of(D a) { return a; }
+    [[gnu::always_inline]] static inline D minus(D a, D b) { return a - b; }
+    [[gnu::always_inline]] static inline D rounded(D a) { return a; }
+    [[gnu::always_inline]] static inline D negated(D a) { return -a; }
+    [[gnu::always_inline]] static inline D masked(Mask<Isa, double> keep, D a) {
+        return select(keep, a, D::zero());
+    }
+    // log(tops + rest), tops >= 1 (or 0: then rest).
+    [[gnu::always_inline]] static inline D log_sum(D tops, D rest) {
+        return log1p_fast((tops - D::splat(1)) + rest);
+    }
+    // (x - m) - log_sum
+    [[gnu::always_inline]] static inline D log_probability(D x, D m, D log_sum) {
+        return (x - m) - log_sum;
+    }
+};
+
+template <class Isa>
+struct Exponentials<Isa, double> {
+    using D = Vec<Isa, double>;
+    using P = Pair<Isa>;
+    using Number = P;
+    static constexpr double scale = 0x1p512;
+
+    [[gnu::always_inline]] static inline P zero() { return {D::zero(), D::zero()}; }
+
+    [[gnu::always_inline]] static inline P exp_of_pair(D hi, D lo) {
+        Scaled<Isa> e = exp_pair(hi, lo);
+        D k = e.exponent + D::splat(512);
+        D power = power_of_two(max(D::splat(-1022), k));
+        // Below, the value is beyond what any result can show; -inf must give exactly 0.
+        power = select(k < D::splat(-1022), D::zero(), power);
+        return {e.value.hi * power, e.value.lo * power};
+    }
+    [[gnu::always_inline]] static inline P exp_difference(D x, D m) {
+        P d = two_sum(x, -m);
+        return exp_of_pair(d.hi, d.lo);
+    }
+    [[gnu::always_inline]] static inline P exp_of(D x) { return exp_of_pair(x, D::zero()); }
+
+    [[gnu::always_inline]] static inline P reciprocal(P a) {
+        P n = fast_two_sum(a.hi, a.lo);
+        D q = D::splat(1) / n.hi;
+        return {q, fma(-q, n.lo, fma(-q, n.hi, D::splat(1))) * q};
+    }
+    [[gnu::always_inline]] static inline P product(P a, P b) {
+        P p = two_prod(a.hi, b.hi);
+        p.lo = fma(a.hi, b.lo, fma(a.lo, b.hi, p.lo));
+        return p;
+    }
+    [[gnu::always_inline]] static inline P product(P a, D b) {
+        P p = two_prod(a.hi, b);
+        p.lo = fma(a.lo, b, p.lo);
+        return p;
+    }
+    // |a| is scaled up and |b| down. A product that is subnormal is formed 2^600 times larger and rounded
+    // to the subnormal unit by adding a number whose own unit that is: in two steps it
+    // would be rounded twice.
+    [[gnu::always_inline]] static inline D rounded_product(P a, P b) {
+        D y = fma(a.hi, b.hi, fma(a.hi, b.lo, a.lo * b.hi));
+        Mask<Isa, double> low = (abs(y) < D::splat(0x1p-1021)) & (a.hi != D::zero());
+        if (any(low)) [[unlikely]] {
+            D up = D::splat(0x1p600);
+            P p = product(a, P{b.hi * up, b.lo * up});
+            D unit = select(p.hi < D::zero(), D::splat(-0x1p-422), D::splat(0x1p-422));
+            P s = two_sum(unit, p.hi);
+            D rounded = (s.hi + (s.lo + p.lo)) - unit;
+            // From the smallest normal number on, y's own rounding is the right one.
+            low = low & (abs(p.hi) < D::splat(0x1p-422));
+            y = select(low, rounded * D::splat(0x1p-600), y);
+        }
+        return y;
+    }
+    [[gnu::always_inline]] static inline P exact_product(D a, D b) { return two_prod(a, b); }
+    [[gnu::always_inline]] static inline P of(D a) { return {a, D::zero()}; }
+    [[gnu::always_inline]] static inline P minus(P a, P b) {
+        P s = two_sum(a.hi, -b.hi);
+        return fast_two_sum(s.hi, s.lo + (a.lo - b.lo));
+    }
+    [[gnu::always_inline]] static inline D rounded(P a) { return a.hi + a.lo; }
+    [[gnu::always_inline]] static inline P negated(P a) { return {-a.hi, -a.lo}; }
+    [[gnu::always_inline]] static inline P masked(Mask<Isa, double> keep, P a) {
+        return {select(keep, a.hi, D::zero()), select(keep, a.lo, D::zero())};
+    }
+    [[gnu::always_inline]] static inline P log_sum(D tops, P rest) {
+        D down = D::splat(1 / scale);
+        P r = fast_two_sum(rest.hi, rest.lo);
+        P s = two_sum(tops - D::splat(1), r.hi * down);
+        s = fast_two_sum(s.hi, fma(r.lo, down, s.lo));
+        return log1p_pair(s.hi, s.lo);
+    }
+    [[gnu::always_inline]] static inline D log_probability(D x, D m, P log_sum) {
+        P d = two_sum(x, -m);
+        P s = two_sum(d.hi, -log_sum.hi);
+        D y = s.hi + (s.lo + (d.lo - log_sum.lo));
+        // The parts of an infinite difference are NaN.
+        return select(abs(d.hi) < D::splat(__builtin_inf()), y, d.hi + log_sum.hi);
+    }
+};
+
+// hi + lo of a Number.
+template <class Isa>
+[[gnu::always_inline]] inline Pair<Isa> parts(Vec<Isa, double> a) {
+    return {a, Vec<Isa, double>::zero()};
+}
+template <class Isa>
+[[gnu::always_inline]] inline Pair<Isa> parts(Pair<Isa> a) {
+    return a;
+}
+
+// R, the sum of the exponentials of all elements below the maximum, and c, the number of those that
+// equal it.
+template <class Isa, class C>
+struct SumBesideTop {
+    typename Exponentials<Isa, C>::Number rest;
+    Vec<Isa, double> tops;
+};
+template <class Isa, class C>
+[[gnu::always_inline]] inline SumBesideTop<Isa, C> plus(SumBesideTop<Isa, C> a,
+                                                        SumBesideTop<Isa, C> b) {
+    return {plus(a.rest, b.rest), a.tops + b.tops};
+}
+template <int by, class Isa, class C>
+[[gnu::always_inline]] inline SumBesideTop<Isa, C> rotate(SumBesideTop<Isa, C> a) {
+    return {rotate<by>(a.rest), rotate<by>(a.tops)};
+}
+
+template <class Isa>
+[[gnu::always_inline]] inline Mask<Isa, double> is_finite(Vec<Isa, double> a) {
+    return abs(a) < Vec<Isa, double>::splat(__builtin_inf());
+}
+
+constexpr double minus_infinity = -__builtin_inf();
+
+// The columns of operand 0, or those that operand 1, a mask of 0 and 1, lets through.
+template <class Isa, class C, bool masked, class Form>
+struct Logits {
+    using D = Vec<Isa, double>;
+
+    template <class Body>
+    [[gnu::always_inline]] static inline void each(std::ptrdiff_t n, const C* const* in,
+                                                   const Body& body) {
+        if constexpr (masked) {
+            Form::each(
+                n,
+                [&](int slot, std::ptrdiff_t column, D x, D keep) __attribute__((always_inline)) {
+                    body(slot, column, select(keep == D::zero(), D::splat(minus_infinity), x));
+                },
+                Column<C>{in[0], minus_infinity}, Column<C>{in[1], 0});
+        } else {
+            Form::each(n, body, Column<C>{in[0], minus_infinity});
+        }
+    }
+
+    // Elements that are left out become `absent`.
+    template <class Body>
+    [[gnu::always_inline]] static inline void map(std::ptrdiff_t n, C* out, const C* const* in,
+                                                  double absent, const Body& body) {
+        if constexpr (masked) {
+            Form::map(
+                n, out,
+                [&](std::ptrdiff_t, D x, D keep) __attribute__((always_inline)) {
+                    Mask<Isa, double> left_out = keep == D::zero();
+                    return select(left_out, D::splat(absent),
+                                  body(select(left_out, D::splat(minus_infinity), x)));
+                },
+                Column<C>{in[0], minus_infinity}, Column<C>{in[1], 0});
+        } else {
+            Form::map(
+                n, out,
+                [&](std::ptrdiff_t, D x) __attribute__((always_inline)) { return body(x); },
+                Column<C>{in[0], minus_infinity});
+        }
+    }
+
+    [[gnu::always_inline]] static inline D peak(std::ptrdiff_t n, const C* const* in) {
+        Lanes<Form, D> m(D::splat(minus_infinity));
+        each(n, in, [&](int slot, std::ptrdiff_t, D x) __attribute__((always_inline)) {
+            m.lane[slot] = max(x, m.lane[slot]);
+        });
+        return Form::fold(m.lane, Larger{});
+    }
+
+    [[gnu::always_inline]] static inline SumBesideTop<Isa, C> sum_beside_top(std::ptrdiff_t n,
+                                                                             const C* const* in,
+                                                                             D top) {
+        using E = Exponentials<Isa, C>;
+        Lanes<Form, SumBesideTop<Isa, C>> sums({E::zero(), D::zero()});
+        each(n, in, [&](int slot, std::ptrdiff_t, D x) __attribute__((always_inline)) {
+            Mask<Isa, double> is_top = x == top;
+            SumBesideTop<Isa, C>& sum = sums.lane[slot];
+            sum.rest = plus(sum.rest, E::masked(~is_top, E::exp_difference(x, top)));
+            sum.tops += select(is_top, D::splat(1), D::zero());
+        });
+        return Form::fold(sums.lane, Plus{});
+    }
+};
+
+template <class Isa, class C, bool masked>
+struct Softmax {
+    using D = Vec<Isa, double>;
+    using E = Exponentials<Isa, C>;
+    using Sum = typename E::Number;
+    static constexpr int inputs = masked ? 2 : 1;
+    static constexpr bool has_peak = true;
+    static constexpr bool emits = true;
+
+    struct Row {
+        D peak;
+        Sum inverse;
+    };
+
+    template <class Form>
+    Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
+        return Row();
+    }
+    template <class Form>
+    D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
+        return Logits<Isa, C, masked, Form>::peak(n, in);
+    }
+    template <class Form>
+    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in,
+            const Row& row) const {
+        D top = row.peak;
+        Lanes<Form, Sum> sums(E::zero());
+        Logits<Isa, C, masked, Form>::each(
+            n, in, [&](int slot, std::ptrdiff_t, D x) __attribute__((always_inline)) {
+                sums.lane[slot] = plus(sums.lane[slot], E::exp_difference(x, top));
+            });
+        return Form::fold(sums.lane, Plus{});
+    }
+    template <class Form>
+    void finish(Form, std::ptrdiff_t, std::ptrdiff_t, Sum sum, Row& row) const {
+        D nan = D::splat(__builtin_nan(""));
+        Mask<Isa, double> regular = is_finite(row.peak);
+        row.inverse = E::reciprocal(sum);
+        if constexpr (sizeof(C) == 8) {
+            row.inverse = {select(regular, row.inverse.hi, nan),
+                           select(regular, row.inverse.lo, nan)};
+        } else {
+            row.inverse = select(regular, row.inverse, nan);
+        }
+    }
+    template <class Form>
+    void emit(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* const* in,
+              const Row& row) const {
+        D top = row.peak;
+        Sum inverse = row.inverse;
+        Logits<Isa, C, masked, Form>::map(n, out, in, 0, [&](D x) __attribute__((always_inline)) {
+            return E::rounded_product(E::exp_difference(x, top), inverse);
+        });
+    }
+};
+
+template <class Isa, class C, bool masked>
+struct LogSoftmax {
+    using D = Vec<Isa, double>;
+    using E = Exponentials<Isa, C>;
+    using Number = typename E::Number;
+    using Sum = SumBesideTop<Isa, C>;
+    static constexpr int inputs = masked ? 2 : 1;
+    static constexpr bool has_peak = true;
+    static constexpr bool emits = true;
+
+    struct Row {
+        D peak;
+        Number log_sum;
+    };
+
+    template <class Form>
+    Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
+        return Row();
+    }
+    template <class Form>
+    D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
+        return Logits<Isa, C, masked, Form>::peak(n, in);
+    }
+    template <class Form>
+    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in,
+            const Row& row) const {
+        return Logits<Isa, C, masked, Form>::sum_beside_top(n, in, row.peak);
+    }
+    template <class Form>
+    void finish(Form, std::ptrdiff_t, std::ptrdiff_t, Sum sum, Row& row) const {
+        row.log_sum = E::log_sum(sum.tops, sum.rest);
+        D nan = D::splat(__builtin_nan(""));
+        row.log_sum = plus(row.log_sum, E::of(select(is_finite(row.peak), D::zero(), nan)));
+    }
+    template <class Form>
+    void emit(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* const* in,
+              const Row& row) const {
+        D top = row.peak;
+        Number log_sum = row.log_sum;
+        Logits<Isa, C, masked, Form>::map(
+            n, out, in, minus_infinity, [&](D x) __attribute__((always_inline)) {
+                return E::log_probability(x, top, log_sum);
+            });
+    }
+};
+
+// Operands: g, y.
+template <class Isa, class C>
+struct SoftmaxBackward {
+    using D = Vec<Isa, double>;
+    using E = Exponentials<Isa, C>;
+    using Sum = typename E::Number;
+    static constexpr int inputs = 2;
+    static constexpr bool has_peak = false;
+    static constexpr bool emits = true;
+
+    struct Row {
+        Sum dot;
+    };
+
+    template <class Form>
+    Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
+        return Row();
+    }
+    template <class Form>
+    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row&) const {
+        Lanes<Form, Sum> sums(E::zero());
+        Form::each(
+            n,
+            [&](int slot, std::ptrdiff_t, D g, D y) __attribute__((always_inline)) {
+                sums.lane[slot] = plus(sums.lane[slot], E::exact_product(g, y));
+            },
+            Column<C>{in[0], 0}, Column<C>{in[1], 0});
+        return Form::fold(sums.lane, Plus{});
+    }
+    template <class Form>
+    void finish(Form, std::ptrdiff_t, std::ptrdiff_t, Sum sum, Row& row) const {
+        row.dot = sum;
+    }
+    template <class Form>
+    void emit(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* const* in,
+              const Row& row) const {
+        Sum dot = row.dot;
+        Form::map(
+            n, out,
+            [&](std::ptrdiff_t, D g, D y) __attribute__((always_inline)) {
+                return E::rounded(E::product(E::minus(E::of(g), dot), E::of(y)));
+            },
+            Column<C>{in[0], 0}, Column<C>{in[1], 0});
+    }
+};
+
+template <class Isa, class C>
+struct LogSoftmaxBackward {
+    using D = Vec<Isa, double>;
+    using E = Exponentials<Isa, C>;
+    using Sum = typename E::Number;
+    static constexpr int inputs = 2;
+    static constexpr bool has_peak = false;
+    static constexpr bool emits = true;
+
+    struct Row {
+        Sum total;
+    };
+
+    template <class Form>
+    Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
+        return Row();
+    }
+    template <class Form>
+    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row&) const {
+        Lanes<Form, Sum> sums(E::zero());
+        Form::each(
+            n,
+            [&](int slot, std::ptrdiff_t, D g) __attribute__((always_inline)) {
+                sums.lane[slot] = plus(sums.lane[slot], E::of(g));
+            },
+            Column<C>{in[0], 0});
+        return Form::fold(sums.lane, Plus{});
+    }
+    template <class Form>
+    void finish(Form, std::ptrdiff_t, std::ptrdiff_t, Sum sum, Row& row) const {
+        row.total = E::product(sum, E::of(D::splat(1 / E::scale)));
+    }
+    template <class Form>
+    void emit(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* const* in,
+              const Row& row) const {
+        Sum total = row.total;
+        Form::map(
+            n, out,
+            [&](std::ptrdiff_t, D g, D y) __attribute__((always_inline)) {
+                return E::rounded(E::minus(E::of(g), E::product(E::exp_of(y), total)));
+            },
+            Column<C>{in[0], 0}, Column<C>{in[1], minus_infinity});
+    }
+};
+
+template <class Isa, class C, template <class, class, bool> class Op>
+void probabilities(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                   const RowOperand* mask) {
+    if (mask == nullptr) {
+        RowDriver<Isa, C, Op<Isa, C, false>>{shape, {}, &y, {&x}}.run();
+    } else {
+        RowDriver<Isa, C, Op<Isa, C, true>>{shape, {}, &y, {&x, mask}}.run();
+    }
+}
+
+template <class Isa, class C>
+void softmax(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+             const RowOperand* mask) {
+    probabilities<Isa, C, Softmax>(shape, y, x, mask);
+}
+template <class Isa, class C>
+void log_softmax(const RowShape& shape, const RowOperand& y, const RowOperand& x,
+                 const RowOperand* mask) {
+    probabilities<Isa, C, LogSoftmax>(shape, y, x, mask);
+}
+template <class Isa, class C>
+void softmax_backward(const RowShape& shape, const RowOperand& grad_x, const RowOperand& grad_y,
+                      const RowOperand& y) {
+    RowDriver<Isa, C, SoftmaxBackward<Isa, C>>{shape, {}, &grad_x, {&grad_y, &y}}.run();
+}
+template <class Isa, class C>
+void log_softmax_backward(const RowShape& shape, const RowOperand& grad_x, const RowOperand& grad_y,
+                          const RowOperand& y) {
+    RowDriver<Isa, C, LogSoftmaxBackward<Isa, C>>{shape, {}, &grad_x, {&grad_y, &y}}.run();
+}
+
+}  // namespace stableops

@@ -1,0 +1,101 @@
+"""Show what stableops does: ``python -m stableops``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import stableops
+from stableops._demo import tour
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Without the program's name; default ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _make_parser()
+    asks_for_demo = not arguments or (
+        arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")
+    )
+    options = parser.parse_args(["demo", *arguments] if asks_for_demo else arguments)
+    try:
+        status: int = options.run(options)
+    except KeyboardInterrupt:
+        print("\nstopped")
+        return 130
+    return status
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m stableops", description=__doc__)
+    parser.add_argument("--version", action="version", version=stableops.__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser(
+        "demo", help="losses, a network trained on real digits, a page read (default)"
+    )
+    demo.set_defaults(run=_demo)
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path("stableops-demo.png"),
+        metavar="PATH",
+        help="the picture to write (default: %(default)s)",
+    )
+    demo.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="default: 0")
+    demo.add_argument(
+        "--epochs",
+        type=_whole_number,
+        default=tour.EPOCHS,
+        metavar="N",
+        help="length of the training (default: %(default)s)",
+    )
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        _check_writable(options.output)
+        tour.run(options.output, seed=options.seed, epochs=options.epochs)
+    except OSError as error:
+        print(
+            f"cannot write {options.output}: {error.strerror}; "
+            "choose another place with --output PATH",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _check_writable(path: Path) -> None:
+    """Raise OSError if a file cannot be written, before any work goes into it."""
+    is_new = not path.exists()
+    with path.open("ab"):
+        pass
+    if is_new:
+        path.unlink()
+
+
+def _whole_number(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        msg = f"{number} is negative"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

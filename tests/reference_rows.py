@@ -1,0 +1,159 @@
+"""Softmax, log-sum-exp and cross-entropy of a row as they are defined, in mpmath; rows that hurt."""
+
+from collections import Counter
+from functools import cache
+
+import ml_dtypes
+import mpmath
+import numpy as np
+from mpmath import mp, mpf
+
+# exp(-745) beside 1 needs 1,075 bits, and the quotient's digits besides.
+PRECISION = 1400
+
+
+def number(value):
+    """The value of a float of any dtype, exactly."""
+    return mpf(float(value))
+
+
+class Row:
+    """One row: every quantity follows from x_i - max, which is exact here."""
+
+    def __init__(self, x):
+        self.values = [float(v) for v in x]
+        with mp.workprec(PRECISION):
+            top = max(self.values)
+            self.top = mpf(top)
+            self.distance = {v: mp.fsub(v, top, exact=True) for v in set(self.values)}
+            self.exp = {v: mp.exp(d) for v, d in self.distance.items()}
+            self.sum = mp.fsum(n * self.exp[v] for v, n in Counter(self.values).items())
+            self.log_sum = mp.log(self.sum)
+
+    def softmax(self):
+        with mp.workprec(PRECISION):
+            quotients = {v: e / self.sum for v, e in self.exp.items()}
+            return [quotients[v] for v in self.values]
+
+    def log_softmax(self):
+        with mp.workprec(PRECISION):
+            differences = {v: d - self.log_sum for v, d in self.distance.items()}
+            return [differences[v] for v in self.values]
+
+    def logsumexp(self):
+        with mp.workprec(PRECISION):
+            return self.top + self.log_sum
+
+    def cross_entropy(self, weights):
+        """sum_i w_i (logsumexp(x) - x_i) and its gradient."""
+        with mp.workprec(PRECISION):
+            loss = mpf(0)
+            for w, v in zip(weights, self.values, strict=True):
+                if w != 0:
+                    loss += w * (self.log_sum - self.distance[v])
+            total = mp.fsum(weights)
+            gradient = [
+                self.exp[v] * total / self.sum - w
+                for w, v in zip(weights, self.values, strict=True)
+            ]
+            return loss, gradient
+
+
+@cache
+def _row(key):
+    return Row(key)
+
+
+def row(x):
+    """The Row of a one-dimensional array, kept for the other SIMD levels."""
+    return _row(tuple(float(v) for v in x))
+
+
+def weighted_sum(x, b):
+    """sum_i b_i exp(x_i) as (sign, logarithm of the absolute value), for finite x."""
+    with mp.workprec(PRECISION):
+        used = [(number(w), number(v)) for w, v in zip(b, x, strict=True) if w != 0]
+        if not used:
+            return 0, -mpmath.inf
+        top = max(v for _, v in used)
+        total = mp.fsum(w * mp.exp(mp.fsub(v, top, exact=True)) for w, v in used)
+        return int(mp.sign(total)), top + mp.log(abs(total)) if total else -mpmath.inf
+
+
+def ulp(exact, dtype):
+    """The unit in the last place of dtype at the magnitude of an mpf."""
+    info = ml_dtypes.finfo(dtype)
+    exponent = info.minexp if exact == 0 else max(mp.frexp(exact)[1] - 1, info.minexp)
+    return mp.ldexp(mpf(1), int(exponent) - info.nmant)
+
+
+def error(got, exact, dtype):
+    """|got - exact| in ULP of dtype; infinite where a finite result was due."""
+    got = float(got)
+    largest = number(ml_dtypes.finfo(dtype).max)
+    with mp.workprec(PRECISION):
+        if not np.isfinite(got):
+            due = got != 0 and abs(exact) >= largest + ulp(largest, dtype) / 2
+            return 0.0 if due and (got > 0) == (exact > 0) else float("inf")
+        return float(abs(mpf(got) - exact) / ulp(exact, dtype))
+
+
+def worst_error(got, exact, dtype):
+    got = np.asarray(got).ravel()
+    assert len(got) == len(exact)
+    return max((error(g, e, dtype) for g, e in zip(got, exact, strict=True)), default=0.0)
+
+
+def bound(float32, float64, dtype):
+    """The bound for dtype; half precision is rounded once from a result with the float32 bound."""
+    if dtype == np.float64:
+        return float64
+    if dtype == np.float32:
+        return float32
+    return 0.5 + float32 * 2.0 ** (ml_dtypes.finfo(dtype).nmant - 23)
+
+
+def adversarial_rows(dtype):
+    """Finite rows of dtype at which formulas lose digits, by name."""
+    info = ml_dtypes.finfo(dtype)
+    largest, tiny = float(info.max), float(info.smallest_subnormal)
+    rng = np.random.default_rng(7)
+    rows = {}
+    for t in (0.0, 12.5, 50.0, 100.0, 700.0, 800.0):
+        for k in (1, 9, 999):
+            rows[f"dominant by {t} over {k}"] = [t] + [0.0] * k
+    rows["two tops"] = [3.0, 3.0, 1.0]
+    one = np.ones((), dtype)
+    rows["one ulp apart"] = [
+        float(np.nextafter(one, one + one)) if dtype != ml_dtypes.bfloat16 else 1.0078125,
+        1.0,
+    ]
+    rows["max, -max"] = [largest, -largest]
+    rows["-max, max, 0"] = [-largest, largest, 0.0]
+    rows["max, max"] = [largest, largest]
+    rows["-max thrice"] = [-largest] * 3
+    for d in (103.97, 103.98, 104.0, 104.1, 86.9, 87.3, 745.1, 745.2, 708.3, 709.5, 16.6, 36.7):
+        rows[f"0, -{d}"] = [0.0, -d]
+        rows[f"0, -{d} many times"] = [0.0] + [-d] * 999
+    for i in range(4):
+        rows[f"log of probabilities {i}"] = list(np.log(rng.dirichlet(np.ones(5 + 9 * i))))
+    rows["log 1/2 twice"] = [np.log(0.5)] * 2
+    rows["log 1/4 four times"] = [np.log(0.25)] * 4
+    rows["sums to 1 + 1e-9"] = list(np.log(np.array([0.3, 0.7]) * (1 + 1e-9)))
+    for n in (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 1023, 1024, 1025):
+        rows[f"{n} columns"] = list(rng.standard_normal(n) * 4)
+    rows["equal"] = [0.37] * 5000
+    rows["increasing"] = list(np.linspace(-50, 50, 401))
+    rows["decreasing"] = list(np.linspace(50, -50, 401))
+    rows["zeros of both signs"] = [0.0, -0.0]
+    rows["subnormal"] = [tiny, -tiny, 3 * tiny, 0.0]
+    rows["one column"] = [-7.25]
+    with np.errstate(over="ignore"):
+        return {name: np.array(x, np.float64).astype(dtype) for name, x in rows.items()}
+
+
+def dominated_rows(k):
+    """A batch of float64 rows [t, 0 x k] for t from 0 to 800."""
+    x = np.zeros((1601, k + 1))
+    x[:, 0] = np.arange(0, 800.5, 0.5)
+    return x

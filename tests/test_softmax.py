@@ -1,0 +1,360 @@
+"""softmax, log_softmax and their gradients: every digit, the same bits however the array lies."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mpmath import mp, mpf
+from reference import same_bits
+from reference_rows import (
+    PRECISION,
+    adversarial_rows,
+    bound,
+    dominated_rows,
+    error,
+    number,
+    row,
+    worst_error,
+)
+from strategies import FLOAT_DTYPES, LAYOUTS, arrays, finite, laid_out, with_specials
+
+import stableops as so
+
+FORWARD = [so.softmax, so.log_softmax]
+BACKWARD = [so.softmax_backward, so.log_softmax_backward]
+
+
+def check_softmax(y, x):
+    exact = row(x).softmax()
+    assert y.dtype == x.dtype
+    assert worst_error(y, exact, x.dtype) <= bound(1.0, 1.0, x.dtype)
+
+
+def check_log_softmax(y, x):
+    exact = row(x).log_softmax()
+    assert y.dtype == x.dtype
+    assert worst_error(y, exact, x.dtype) <= bound(1.0, 1.5, x.dtype)
+
+
+# --- agreement with the reference ---
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("name", adversarial_rows(np.float64))
+def test_adversarial_rows(name, dtype):
+    x = adversarial_rows(dtype)[name]
+    check_softmax(so.softmax(x), x)
+    check_log_softmax(so.log_softmax(x), x)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@given(data=st.data())
+def test_any_finite_row(dtype, data):
+    x = data.draw(arrays(dtype, min_dims=1, max_dims=1, elements=finite(dtype)))
+    x = x[np.isfinite(x.astype(np.float64))]
+    if x.size:
+        check_softmax(so.softmax(x), x)
+        check_log_softmax(so.log_softmax(x), x)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("k", [1, 9, 999])
+def test_dominated_rows(k, dtype):
+    x = dominated_rows(k).astype(dtype)
+    y, z = so.softmax(x), so.log_softmax(x)
+    for i in range(len(x)):
+        exact = row(x[i])
+        assert worst_error(y[i, :2], exact.softmax()[:2], dtype) <= bound(1.0, 1.0, dtype)
+        assert worst_error(z[i, :2], exact.log_softmax()[:2], dtype) <= bound(1.0, 1.5, dtype)
+    assert same_bits(y[:, 1:], np.repeat(y[:, 1:2], k, axis=1))
+
+
+def test_long_row_one_dominant():
+    x = np.full(128_256, -30.0, np.float32)
+    x[77_777] = 5.0
+    y, z = so.softmax(x), so.log_softmax(x)
+    for i in (0, 77_777, 128_255):
+        assert error(y[i], row(x).softmax()[i], np.float32) <= 1
+        assert error(z[i], row(x).log_softmax()[i], np.float32) <= 1
+
+
+def test_acceptance():
+    assert np.array2string(so.softmax(np.array([1, 1, 1, 4000]))) == "[0. 0. 0. 1.]"
+    assert so.log_softmax(np.array([40.0, 0.0, 0.0]))[0] == -8.496708510583178e-18
+
+
+# --- the checks bite ---
+
+
+def naive_softmax_without_max(x):
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = np.exp(x)
+        return e / e.sum()
+
+
+def naive_softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def naive_log_softmax(x):
+    with np.errstate(divide="ignore"):
+        return np.log(naive_softmax(x))
+
+
+def float32_running_sum(x):
+    e = np.exp(x - x.max(), dtype=np.float32)
+    total = np.float32(0)
+    for term in e:
+        total += term
+    return e / total
+
+
+@pytest.mark.parametrize(
+    ("check", "naive", "name", "dtype"),
+    [
+        (check_softmax, naive_softmax_without_max, "dominant by 800.0 over 9", np.float64),
+        (check_softmax, naive_softmax, "increasing", np.float32),
+        (check_softmax, float32_running_sum, "0, -16.6 many times", np.float32),
+        (check_log_softmax, naive_log_softmax, "dominant by 50.0 over 9", np.float64),
+        (check_log_softmax, naive_log_softmax, "dominant by 800.0 over 1", np.float32),
+    ],
+)
+def test_naive_versions_fail(check, naive, name, dtype):
+    x = adversarial_rows(dtype)[name]
+    with pytest.raises(AssertionError):
+        check(naive(x).astype(dtype), x)
+
+
+# --- special values ---
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("cols", [3, 40, 300])
+@pytest.mark.parametrize("f", FORWARD)
+def test_special_values(f, cols, dtype):
+    inf, nan = np.inf, np.nan
+    for position in (0, cols // 2, cols - 1):
+        for value in (nan, inf):
+            x = np.zeros(cols, dtype)
+            x[position] = value
+            assert np.isnan(f(x).astype(np.float64)).all()
+        x = np.full(cols, -inf, dtype)
+        assert np.isnan(f(x).astype(np.float64)).all()
+        x[position] = 2.5
+        expected = np.full(cols, 0.0 if f is so.softmax else -inf, dtype)
+        expected[position] = 1.0 if f is so.softmax else 0.0
+        assert same_bits(f(x) + np.zeros((), dtype), expected)
+    x = np.array([inf, -inf, nan, 1.0], dtype)
+    assert np.isnan(f(x).astype(np.float64)).all()
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@given(data=st.data())
+def test_finite_input_never_gives_nan(dtype, data):
+    x = data.draw(arrays(dtype, max_dims=2, elements=finite(dtype)))
+    finite_rows = np.isfinite(x.astype(np.float64)).all(axis=-1)
+    for f in FORWARD:
+        assert not np.isnan(f(x).astype(np.float64))[finite_rows].any()
+
+
+# --- where ---
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("f", FORWARD)
+@given(data=st.data())
+def test_where_leaves_elements_out(f, dtype, data):
+    x = data.draw(arrays(dtype, shape=(5, 37), elements=with_specials(dtype)))
+    keep = np.random.default_rng(data.draw(st.integers(0, 99))).random((5, 37)) < 0.6
+    keep[3] = False
+    y = f(x, where=keep)
+    absent = 0.0 if f is so.softmax else -np.inf
+    assert (y[~keep].astype(np.float64) == absent).all()
+    left_out = np.where(keep, x, np.array(-np.inf, dtype))
+    rows = keep.any(axis=1)
+    expected = np.where(keep, f(left_out), np.array(absent, dtype))
+    assert same_bits(y[rows], expected[rows])
+
+
+def test_where_broadcasts():
+    x = np.random.default_rng(0).standard_normal((4, 6, 50))
+    keep = np.arange(50) < 20
+    assert same_bits(so.softmax(x, where=keep), so.softmax(x, where=np.broadcast_to(keep, x.shape)))
+    keep = np.array([True, False, True, True, False, True])[:, None]
+    y = so.softmax(x, axis=(1, 2), where=keep)
+    assert (y[:, [1, 4]] == 0).all()
+
+
+# --- axes, layouts, batches, out ---
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("f", FORWARD)
+@pytest.mark.parametrize("cols", [1, 5, 32, 95, 96, 131])
+def test_row_alone_and_in_a_batch(f, cols, dtype):
+    x = (np.random.default_rng(cols).standard_normal((70, cols)) * 6).astype(dtype)
+    y = f(x)
+    for i in (0, 1, 15, 16, 69):
+        assert same_bits(f(x[i]), y[i])
+        assert same_bits(f(x[i : i + 1]), y[i : i + 1])
+    assert same_bits(np.ascontiguousarray(f(x.T, axis=0).T), y)
+    assert same_bits(f(np.ascontiguousarray(x.T), axis=0).T, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rows_of_several_blocks(dtype, threads):
+    x = (np.random.default_rng(3).standard_normal((3, 70_000)) * 6).astype(dtype)
+    for f in FORWARD:
+        y = f(x)
+        assert same_bits(f(x[1]), y[1])
+        assert same_bits(f(np.asfortranarray(x)), y)
+        assert same_bits(f(np.repeat(x, 7, axis=0))[::7], y)
+        assert same_bits(f(np.repeat(x, 7, axis=0).T, axis=0)[:, ::7].T, y)
+        assert same_bits(f(x[:, ::-1])[:, ::-1], f(np.ascontiguousarray(x[:, ::-1]))[:, ::-1])
+
+
+@pytest.mark.parametrize("f", FORWARD)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_axes_and_layouts(f, layout, dtype):
+    x = (np.random.default_rng(5).standard_normal((3, 17, 4, 21)) * 5).astype(dtype)
+    x = laid_out(x, layout)
+    for axis in (0, 1, -1, (1, 3), (0, 2), (3, 1), (1, 2, 3), None, ()):
+        axes = range(4) if axis is None else np.atleast_1d(np.array(axis, int)) % 4
+        kept = [d for d in range(4) if d not in axes]
+        order = kept + sorted(axes)
+        moved = np.ascontiguousarray(x.transpose(order))
+        flat = moved.reshape(int(np.prod([x.shape[d] for d in kept])), -1)
+        expected = np.stack([f(r) for r in flat]).reshape(moved.shape)
+        expected = expected.transpose(np.argsort(order))
+        assert same_bits(f(x, axis), np.ascontiguousarray(expected))
+
+
+def test_channels_last_in_and_out():
+    x = np.random.default_rng(1).standard_normal((2, 5, 6, 7)).transpose(0, 3, 1, 2)
+    assert so.softmax(x, axis=1).strides == x.strides
+
+
+@pytest.mark.parametrize("f", FORWARD)
+def test_out(f):
+    rng = np.random.default_rng(2)
+    for shape, axis in itertools.product([(9, 40), (3, 200)], [0, 1]):
+        x = rng.standard_normal(shape).astype(np.float32)
+        expected = f(x, axis)
+        out = np.empty(shape[::-1], np.float32).T
+        assert f(x, axis, out=out) is out
+        assert same_bits(out, expected)
+        inplace = x.copy()
+        f(inplace, axis, out=inplace)
+        assert same_bits(inplace, expected)
+        room = np.zeros(x.size + 7, np.float32)
+        a, b = room[: x.size].reshape(shape), room[7:].reshape(shape)
+        a[...] = x
+        f(a, axis, out=b)
+        assert same_bits(b, expected)
+        square = rng.standard_normal((40, 40))
+        expected = f(square, axis).T.copy()
+        f(square, axis, out=square.T)
+        assert same_bits(square, expected.T.T)
+
+
+# --- gradients ---
+
+
+def exact_backward(f, g, y):
+    with mp.workprec(PRECISION):
+        g, y = [number(v) for v in g], [number(v) for v in y]
+        if f is so.softmax_backward:
+            dot = mp.fsum(a * b for a, b in zip(g, y, strict=True))
+            size = mp.fsum(abs(a * b) for a, b in zip(g, y, strict=True))
+            return [(b * (a - dot), abs(b) * (abs(a) + size)) for a, b in zip(g, y, strict=True)]
+        total, size = mp.fsum(g), mp.fsum(abs(a) for a in g)
+        return [
+            (a - mp.exp(b) * total, abs(a) + mp.exp(b) * size) for a, b in zip(g, y, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("cols", [1, 7, 33, 130])
+@pytest.mark.parametrize(("f", "backward"), list(zip(FORWARD, BACKWARD, strict=True)))
+def test_backward(f, backward, cols, dtype):
+    rng = np.random.default_rng(cols)
+    y = f((rng.standard_normal((3, cols)) * 5).astype(dtype))
+    g = rng.standard_normal((3, cols)).astype(dtype)
+    got = backward(g, y)
+    assert got.dtype == dtype
+    eps, smallest = (
+        mpf(float(ml_dtypes.finfo(dtype).eps)),
+        float(ml_dtypes.finfo(dtype).smallest_subnormal),
+    )
+    for i in range(3):
+        for value, (exact, size) in zip(got[i], exact_backward(backward, g[i], y[i]), strict=True):
+            assert abs(number(value) - exact) <= 2 * eps * size + smallest
+        assert same_bits(backward(g[i], y[i]), got[i])
+    assert same_bits(backward(np.asfortranarray(g), y), got)
+    assert same_bits(backward(g.T, y.T, 0).T, got)
+    inplace = g.copy()
+    assert same_bits(backward(inplace, y, out=inplace), got)
+
+
+def test_backward_matches_complex_step():
+    x = np.array([0.3, -1.2, 2.0, 0.0])
+    g = np.array([1.0, -2.0, 0.5, 3.0])
+    for f, backward in zip(FORWARD, BACKWARD, strict=True):
+        got = backward(g, f(x))
+        for i in range(4):
+            z = x.astype(complex)
+            z[i] += 1e-200j
+            e = np.exp(z)
+            value = e / e.sum() if f is so.softmax else z - np.log(e.sum())
+            assert got[i] == pytest.approx((g * value).sum().imag / 1e-200, rel=1e-13, abs=1e-15)
+
+
+def test_backward_promotes():
+    g, y = np.ones(3, np.float32), so.softmax(np.zeros(3))
+    assert so.softmax_backward(g, y).dtype == np.float64
+
+
+# --- bad and empty input ---
+
+
+@pytest.mark.parametrize("f", FORWARD)
+def test_empty(f):
+    for shape, axis in [((0, 3), -1), ((3, 0), -1), ((0,), None), ((2, 0, 3), (0, 1))]:
+        y = f(np.zeros(shape, np.float32), axis)
+        assert y.shape == shape
+        assert y.dtype == np.float32
+    assert f(np.float64(3.0)) == (1.0 if f is so.softmax else 0.0)
+
+
+@pytest.mark.parametrize("f", FORWARD)
+def test_rejected(f):
+    x = np.zeros((2, 3))
+    with pytest.raises(ValueError, match="axis=2 is out of bounds"):
+        f(x, 2)
+    with pytest.raises(ValueError, match="twice"):
+        f(x, (0, -2))
+    with pytest.raises(TypeError, match=r"axis=1\.5"):
+        f(x, 1.5)
+    with pytest.raises(TypeError, match="x has dtype complex128"):
+        f(x * 1j)
+    with pytest.raises(ValueError, match=r"where has shape \(2,\); it must be broadcastable"):
+        f(x, where=np.ones(2, bool))
+    with pytest.raises(TypeError, match="where has dtype float64"):
+        f(x, where=np.ones(3))
+    with pytest.raises(ValueError, match=r"out has shape \(3,\)"):
+        f(x, out=np.zeros(3))
+    with pytest.raises(TypeError, match="out has dtype float32"):
+        f(x, out=np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="read-only"):
+        f(x, out=np.broadcast_to(x, x.shape))
+
+
+@pytest.mark.parametrize("backward", BACKWARD)
+def test_backward_rejects(backward):
+    with pytest.raises(ValueError, match=r"grad_output has shape \(2,\)"):
+        backward(np.ones(2), np.ones(3))
