@@ -30,6 +30,12 @@
 // `reach` are off. Centres outside the grid belong to the border cells, which keeps monotony, so the
 // grid may cover just where most boxes are.
 //
+// Candidates come from all over the image, so each meets a cell that has left the cache. Where the
+// kept boxes have outgrown it, candidates are taken in batches: first all of a batch are tested against
+// the boxes kept before it, cell by cell and on several threads, then those that are left one by one,
+// in order, against the boxes kept since. Which boxes suppress a candidate does not depend on when it
+// is asked, so the list is the same.
+//
 // A box that covers many cells goes into a list that all candidates read when that is cheaper, and
 // whenever the blocks run out: the worst case is a sweep over all kept boxes, one vector at a time.
 //
@@ -252,13 +258,15 @@ template <class Isa, class T>
     for (std::size_t i = 0; i < sizeof(block); i += 64) __builtin_prefetch(line + i);
 }
 
+// Blocks below number `tested` have been tested before, except that the newest of them in a cell may
+// have got boxes since.
 template <class Isa, class T, class Test>
 [[gnu::always_inline]] inline bool suppressed_in_cell(const KeptBoxes<Isa, T>& kept,
                                                       std::ptrdiff_t cell,
-                                                      const Candidate<Isa, T>& c,
-                                                      const Test& test) {
+                                                      const Candidate<Isa, T>& c, const Test& test,
+                                                      std::int32_t tested) {
     for (std::int32_t block = kept.cells[cell].block; block >= 0;) {
-        std::int32_t next = kept.next[block];
+        std::int32_t next = block < tested ? -1 : kept.next[block];
         if (next >= 0) prefetch<Isa>(kept.blocks[next]);
         if (suppressed_in(kept.blocks[block], c, test)) return true;
         block = next;
@@ -270,21 +278,41 @@ template <class Isa, class T, class Test>
 constexpr std::ptrdiff_t sweep_limit = 400;
 constexpr int max_samples = 95;
 
+// Candidates in a batch: at first min_batch, then half as many as are done.
+constexpr std::ptrdiff_t min_batch = 4096;
+constexpr std::ptrdiff_t max_batch = 65536;
+// Blocks from which on the kept boxes no longer stay in a second-level cache.
+constexpr std::int32_t cached_blocks = 2048;
+
 template <class Isa, class T>
 struct GreedyScratch {
     std::ptrdiff_t max_cells;
     std::ptrdiff_t grid_blocks;
     std::ptrdiff_t blocks;
+    std::ptrdiff_t batch;
     std::ptrdiff_t bytes;
 
     explicit GreedyScratch(std::ptrdiff_t n) {
         max_cells = n > sweep_limit ? n / 2 : 1;
         grid_blocks = max_cells + 2 * n / BoxBlock<T>::lanes;
         blocks = grid_blocks + n / BoxBlock<T>::lanes + 1;
+        batch = n < max_batch ? n : max_batch;
         bytes = blocks * static_cast<std::ptrdiff_t>(sizeof(BoxBlock<T>) + sizeof(std::int32_t)) +
                 (max_cells + 1) *
-                    static_cast<std::ptrdiff_t>(sizeof(typename KeptBoxes<Isa, T>::Cell));
+                    static_cast<std::ptrdiff_t>(sizeof(typename KeptBoxes<Isa, T>::Cell) +
+                                                sizeof(std::uint32_t)) +
+                batch * static_cast<std::ptrdiff_t>(2 * sizeof(std::uint32_t) + 1);
     }
+};
+
+// Candidates [begin, end): their cells, and which of them are known to be suppressed.
+template <class Isa>
+struct Batch {
+    std::ptrdiff_t begin, end;
+    std::uint32_t* cells;
+    char* suppressed;
+    std::uint32_t* by_cell;
+    std::uint32_t* cell_starts;
 };
 
 template <class Isa, class T>
@@ -327,51 +355,108 @@ template <class Isa, class T>
            grid_cell<Isa>(kept.x, middle<Isa>(box.x1, box.x2));
 }
 
+template <class Isa, class T, class Test>
+[[gnu::always_inline]] inline Candidate<Isa, T> make_candidate(const Box<T>& box,
+                                                               std::ptrdiff_t position,
+                                                               const Test& test) {
+    using V = Vec<Isa, T>;
+    return {box,
+            V::splat(box.x1),
+            V::splat(box.y1),
+            V::splat(box.x2),
+            V::splat(box.y2),
+            V::splat(test_term<Isa>(test, box, position))};
+}
+
+// Marks the candidates of a batch that a box kept so far suppresses, visiting them by cell.
+template <class Isa, class T, class Test>
+void mark_suppressed(const Batch<Isa>& batch, const KeptBoxes<Isa, T>& kept, const Box<T>* boxes,
+                     const Test& test) {
+    constexpr std::ptrdiff_t grain = 1024;
+    const std::ptrdiff_t n = batch.end - batch.begin;
+    const std::ptrdiff_t everywhere = std::ptrdiff_t{kept.x.cells} * kept.y.cells;
+    std::uint32_t* starts = batch.cell_starts;
+    for (std::ptrdiff_t cell = 0; cell < everywhere; ++cell) starts[cell] = 0;
+    for (std::ptrdiff_t i = 0; i < n; ++i) ++starts[batch.cells[i]];
+    std::uint32_t sum = 0;
+    for (std::ptrdiff_t cell = 0; cell < everywhere; ++cell) {
+        std::uint32_t count = starts[cell];
+        starts[cell] = sum;
+        sum += count;
+    }
+    for (std::ptrdiff_t i = 0; i < n; ++i)
+        batch.by_cell[starts[batch.cells[i]]++] = static_cast<std::uint32_t>(i);
+
+    parallel_for<Isa>((n + grain - 1) / grain, [&](std::ptrdiff_t task) {
+        const std::ptrdiff_t end = (task + 1) * grain < n ? (task + 1) * grain : n;
+        for (std::ptrdiff_t k = task * grain; k < end; ++k) {
+            const std::ptrdiff_t i = batch.by_cell[k];
+            const Box<T>& box = boxes[batch.begin + i];
+            if (inert<Isa>(box)) continue;
+            const Candidate<Isa, T> c = make_candidate<Isa>(box, batch.begin + i, test);
+            batch.suppressed[i] = suppressed_in_cell(kept, batch.cells[i], c, test, 0) ||
+                                  suppressed_in_cell(kept, everywhere, c, test, 0);
+        }
+    });
+}
+
 // boxes[0..n) in order of score. Writes the positions of those kept, at most max_kept, and returns
 // how many they are. The test is IouTest or one with the same three functions.
 template <class Isa, class T, class Test>
 std::ptrdiff_t greedy(std::uint32_t* kept_positions, const Box<T>* boxes, std::ptrdiff_t n,
                       const Test& test, std::ptrdiff_t max_kept, void* scratch) {
-    using V = Vec<Isa, T>;
+    if (max_kept == 0) return 0;
     GreedyScratch<Isa, T> sizes(n);
     KeptBoxes<Isa, T> kept;
+    Batch<Isa> batch;
     kept.blocks = static_cast<BoxBlock<T>*>(scratch);
-    kept.next = reinterpret_cast<std::int32_t*>(kept.blocks + sizes.blocks);
-    kept.cells = reinterpret_cast<typename KeptBoxes<Isa, T>::Cell*>(kept.next + sizes.blocks);
+    kept.cells = reinterpret_cast<typename KeptBoxes<Isa, T>::Cell*>(kept.blocks + sizes.blocks);
+    kept.next = reinterpret_cast<std::int32_t*>(kept.cells + sizes.max_cells + 1);
+    batch.cells = reinterpret_cast<std::uint32_t*>(kept.next + sizes.blocks);
+    batch.by_cell = batch.cells + sizes.batch;
+    batch.cell_starts = batch.by_cell + sizes.batch;
+    batch.suppressed = reinterpret_cast<char*>(batch.cell_starts + sizes.max_cells + 1);
     kept.used = 0;
     kept.capacity = static_cast<std::int32_t>(sizes.grid_blocks);
     lay_grid(kept, boxes, n, test.needed_overlap(), sizes.max_cells);
-    std::ptrdiff_t everywhere = std::ptrdiff_t{kept.x.cells} * kept.y.cells;
+    const std::ptrdiff_t everywhere = std::ptrdiff_t{kept.x.cells} * kept.y.cells;
     for (std::ptrdiff_t cell = 0; cell <= everywhere; ++cell) kept.cells[cell] = {-1, 0};
 
-    // The cells of the next candidates: known in advance, so that memory need not be waited for.
+    // Candidates whose cells and blocks are on their way to the cache.
     constexpr std::ptrdiff_t ahead = 16;
-    std::ptrdiff_t cell_ring[ahead];
-    for (std::ptrdiff_t i = 0; i < ahead && i < n; ++i) cell_ring[i] = cell_of(kept, boxes[i]);
-
     std::ptrdiff_t count = 0;
-    for (std::ptrdiff_t i = 0; i < n && count < max_kept; ++i) {
-        const Box<T>& box = boxes[i];
-        const std::ptrdiff_t cell = cell_ring[i % ahead];
-        if (i + ahead < n) {
-            cell_ring[i % ahead] = cell_of(kept, boxes[i + ahead]);
-            __builtin_prefetch(&kept.cells[cell_ring[i % ahead]]);
-            const std::int32_t block = kept.cells[cell_ring[(i + ahead / 2) % ahead]].block;
-            if (block >= 0) prefetch<Isa>(kept.blocks[block]);
+    for (batch.begin = 0; batch.begin < n; batch.begin = batch.end) {
+        std::ptrdiff_t size = batch.begin / 2 < min_batch ? min_batch : batch.begin / 2;
+        size = size < max_batch ? size : max_batch;
+        batch.end = n - batch.begin < size ? n : batch.begin + size;
+        size = batch.end - batch.begin;
+        std::memset(batch.suppressed, 0, static_cast<std::size_t>(size));
+        for (std::ptrdiff_t i = 0; i < size; ++i)
+            batch.cells[i] = static_cast<std::uint32_t>(cell_of(kept, boxes[batch.begin + i]));
+        std::int32_t tested = 0;
+        if (kept.used > cached_blocks && kept.used > everywhere) {
+            mark_suppressed(batch, kept, boxes, test);
+            tested = kept.used;
         }
-        if (!inert<Isa>(box)) {
-            Candidate<Isa, T> c = {box,
-                                   V::splat(box.x1),
-                                   V::splat(box.y1),
-                                   V::splat(box.x2),
-                                   V::splat(box.y2),
-                                   V::splat(test_term<Isa>(test, box, i))};
-            if (suppressed_in_cell(kept, cell, c, test) ||
-                suppressed_in_cell(kept, everywhere, c, test))
-                continue;
-            keep(kept, c, n - i);
+        for (std::ptrdiff_t i = 0; i < size; ++i) {
+            if (i + ahead < size) {
+                __builtin_prefetch(&kept.cells[batch.cells[i + ahead]]);
+                const std::int32_t block = kept.cells[batch.cells[i + ahead / 2]].block;
+                if (block >= 0) prefetch<Isa>(kept.blocks[block]);
+            }
+            if (batch.suppressed[i]) continue;
+            const std::ptrdiff_t position = batch.begin + i;
+            const Box<T>& box = boxes[position];
+            if (!inert<Isa>(box)) {
+                const Candidate<Isa, T> c = make_candidate<Isa>(box, position, test);
+                if (suppressed_in_cell(kept, batch.cells[i], c, test, tested) ||
+                    suppressed_in_cell(kept, everywhere, c, test, tested))
+                    continue;
+                keep(kept, c, n - position);
+            }
+            kept_positions[count++] = static_cast<std::uint32_t>(position);
+            if (count == max_kept) return count;
         }
-        kept_positions[count++] = static_cast<std::uint32_t>(i);
     }
     return count;
 }
