@@ -12,13 +12,6 @@ import numpy as np
 
 import stableops as so
 
-
-def rotated(rng, n):
-    """A crowd of boxes (centre, size, degrees)."""
-    boxes = so.box_convert(crowd(rng, n, np.float64)[0], "xyxy", "cxcywh")
-    return np.concatenate([boxes, rng.uniform(-180, 180, (n, 1))], axis=1)
-
-
 CASES = {}
 
 
@@ -57,41 +50,6 @@ def crowd(rng, n, dtype=np.float32):
     return boxes.astype(dtype), rng.random(n).astype(dtype)
 
 
-CASES = {
-    "box_measures": lambda rng: [
-        measure(crowd(rng, 333)[0], crowd(rng, 1001)[0])
-        for measure in (
-            so.box_iou,
-            so.generalized_box_iou,
-            so.distance_box_iou,
-            so.complete_box_iou,
-        )
-    ],
-    "soft_nms": lambda rng: [
-        array
-        for method in ("linear", "gaussian")
-        for array in so.soft_nms(*crowd(rng, 2000), method=method)
-    ],
-    "weighted_boxes_fusion": lambda rng: so.weighted_boxes_fusion(
-        *crowd(rng, 2000), rng.integers(0, 3, 2000), rng.integers(0, 4, 2000)
-    ),
-    "boxes_rotated": lambda rng: [
-        so.box_iou_rotated(rotated(rng, 300), rotated(rng, 200)),
-        so.nms_rotated(rotated(rng, 2000), rng.random(2000), 0.4),
-    ],
-    "box_convert": lambda rng: [
-        so.box_convert(crowd(rng, 999)[0], "xyxy", "cxcywh"),
-        so.box_area(crowd(rng, 999, np.float64)[0]),
-    ],
-    "nms": lambda rng: [so.nms(*crowd(rng, 5000), 0.5)],
-    "batched_nms": lambda rng: [
-        so.batched_nms(*crowd(rng, 30_000, np.float64), rng.integers(0, 9, 30_000), 0.5)
-    ],
-    "relu": lambda rng: [so.relu(rng.standard_normal((300, 1001)).astype(np.float32))],
-    "relu_backward": lambda rng: [
-        so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)
-    ],
-}
 def logits(rng, dtype):
     return (rng.standard_normal((5, 67, 301)) * 9).astype(dtype)
 
@@ -227,6 +185,39 @@ def sigmoid_cross_entropy(rng):
                 x, y, weight=w, pos_weight=abs(w), reduction=reduction, return_grad=True
             )
     return results
+
+
+def rotated(rng, n):
+    """A crowd of boxes (centre, size, degrees)."""
+    boxes = so.box_convert(crowd(rng, n, np.float64)[0], "xyxy", "cxcywh")
+    return np.concatenate([boxes, rng.uniform(-180, 180, (n, 1))], axis=1)
+
+
+@case
+def boxes_rotated(rng):
+    return [
+        so.box_iou_rotated(rotated(rng, 300), rotated(rng, 200)),
+        so.nms_rotated(rotated(rng, 2000), rng.random(2000), 0.4),
+    ]
+
+
+@case
+def soft_nms(rng):
+    boxes, scores = crowd(rng, 2000)
+    linear = so.soft_nms(boxes, scores)
+    return [*linear, *so.soft_nms(boxes, scores, method="gaussian")]
+
+
+@case
+def weighted_boxes_fusion(rng):
+    boxes, scores = crowd(rng, 2000)
+    idxs, model = rng.integers(0, 3, 2000), rng.integers(0, 4, 2000)
+    return so.weighted_boxes_fusion(boxes, scores, idxs, model)
+
+
+@case
+def nms_in_batches(rng):
+    return [so.nms(*crowd(rng, 120_000), 0.5)]
 
 
 def digest(arrays):

@@ -1,8 +1,8 @@
 """What is right: definitions in float64 or mpmath, written independently of csrc, and how to measure
 an error against them."""
 
-import math
 import functools
+import math
 from fractions import Fraction
 
 import ml_dtypes
@@ -451,53 +451,3 @@ def weighted_boxes_fusion(boxes, scores, idxs, model, iou_threshold, skip_thresh
         cluster["score"] = mean * min(n, len(weights)) / sum(weights)
     clusters.sort(key=lambda cluster: -cluster["score"])
     return tuple([cluster[key] for cluster in clusters] for key in ("box", "score", "class"))
-def exact_hull(a, b):
-    """The smallest box around all corners of two rows of exact_boxes."""
-    x, y = [a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]
-    return [min(x), min(y), max(x), max(y)]
-
-
-def generalized_box_iou(a, b):
-    """Of two rows of exact_boxes, as a Fraction."""
-    hull = exact_area(exact_hull(a, b))
-    whole = exact_area(a) + exact_area(b) - exact_intersection(a, b)
-    return exact_iou(a, b) - ((hull - whole) / hull if hull else 0)
-
-
-def distance_box_iou(a, b):
-    """Of two rows of exact_boxes, as a Fraction."""
-    x1, y1, x2, y2 = exact_hull(a, b)
-    diagonal = (x2 - x1) ** 2 + (y2 - y1) ** 2
-    offset = (a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2
-    return exact_iou(a, b) - (offset / 4 / diagonal if diagonal else 0)
-
-
-def complete_box_iou(a, b):
-    """Of two rows of exact_boxes, as an mpf."""
-
-    def angle(box):
-        width, height = (max(box[i + 2] - box[i], 0) for i in (0, 1))
-        return mpmath.atan2(to_mpf(width), to_mpf(height)) if width or height else mpmath.mpf(0)
-
-    with mpmath.workprec(200):
-        v = 4 / mpmath.pi**2 * (angle(a) - angle(b)) ** 2
-        alpha = v / (1 - to_mpf(exact_iou(a, b)) + v) if v else 0
-        return to_mpf(distance_box_iou(a, b)) - alpha * v
-
-
-def to_mpf(fraction):
-    return mpmath.mpf(fraction.numerator) / fraction.denominator
-
-
-def box_convert(box, in_fmt, out_fmt):
-    """One row of exact_boxes in another format."""
-    a, b, c, d = box
-    if in_fmt == "xywh":
-        c, d = a + c, b + d
-    elif in_fmt == "cxcywh":
-        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
-    if out_fmt == "xywh":
-        c, d = c - a, d - b
-    elif out_fmt == "cxcywh":
-        a, b, c, d = (a + c) / 2, (b + d) / 2, c - a, d - b
-    return [a, b, c, d]

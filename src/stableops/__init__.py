@@ -40,11 +40,11 @@ from stableops._pool2d import (
     max_pool2d,
     max_pool2d_backward,
 )
-from stableops._soft_nms import soft_nms
-from stableops._weighted_boxes_fusion import weighted_boxes_fusion
 from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
+from stableops._soft_nms import soft_nms
 from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from stableops._softmax_cross_entropy import softmax_cross_entropy
+from stableops._weighted_boxes_fusion import weighted_boxes_fusion
 
 __all__ = [
     "__version__",

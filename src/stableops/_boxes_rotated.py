@@ -16,16 +16,16 @@ def box_iou_rotated(boxes1: ArrayLike, boxes2: ArrayLike) -> Any:
     Parameters
     ----------
     boxes1 : array_like, shape (N, 5)
-        Centre x, centre y, width, height, and angle in degrees, counter-clockwise where y points down
-        (as in detectron2). float64, float32, float16 or bfloat16; integers become float64.
+        Centre x, centre y, width, height, and angle in degrees, counter-clockwise where y points
+        down (as in detectron2). float64, float32, float16 or bfloat16; integers become float64.
     boxes2 : array_like, shape (M, 5)
         The other set.
 
     Returns
     -------
     ndarray, shape (N, M)
-        Of the promoted dtype. 0 where a width or height is not positive, NaN where a number is NaN or
-        infinite.
+        Of the promoted dtype. 0 where a width or height is not positive, NaN where a number is NaN
+        or infinite.
 
     Raises
     ------
@@ -36,9 +36,9 @@ def box_iou_rotated(boxes1: ArrayLike, boxes2: ArrayLike) -> Any:
 
     Notes
     -----
-    Relative error below 1e-12 in float64, also for shared corners, nearly parallel sides and slivers
-    down to 1e-17 of the size of the larger box; what is narrower loses digits and ends as 0. Other
-    dtypes are computed in float64 and rounded once. Angles may be of any size.
+    Relative error below 1e-12 in float64, also for shared corners, nearly parallel sides and
+    slivers down to 1e-17 of the size of the larger box; what is narrower loses digits and ends as
+    0. Other dtypes are computed in float64 and rounded once. Angles may be of any size.
 
     Examples
     --------

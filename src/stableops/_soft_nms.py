@@ -52,13 +52,14 @@ def soft_nms(
     TypeError
         If an argument has a dtype or type that is not allowed.
     ValueError
-        If a shape is wrong, the lengths differ, a number is outside its range or `method` is unknown.
+        If a shape is wrong, the lengths differ, a number is outside its range or `method` is
+        unknown.
 
     Notes
     -----
-    Scores are float64 until the end, a factor is within 18 u of the exact one (u = 2**-53, relative to
-    1 for "linear"), and IoU > threshold is decided exactly, as in :func:`nms`. Boxes without area, or
-    with a coordinate that is not finite, neither lose score nor take any.
+    Scores are float64 until the end, a factor is within 18 u of the exact one (u = 2**-53, relative
+    to 1 for "linear"), and IoU > threshold is decided exactly, as in :func:`nms`. Boxes without
+    area, or with a coordinate that is not finite, neither lose score nor take any.
 
     References
     ----------

@@ -26,15 +26,15 @@ def weighted_boxes_fusion(
 ) -> tuple[Any, Any, NDArray[np.int64]]:
     """Fuse the boxes that several models predict for the same objects.
 
-    Boxes of a class go by descending score. Each joins the cluster whose fused box it overlaps most, if
-    their IoU is greater than `iou_threshold`, or opens a cluster. A fused box is the mean of its
-    cluster, weighted by the scores.
+    Boxes of a class go by descending score. Each joins the cluster whose fused box it overlaps
+    most, if their IoU is greater than `iou_threshold`, or opens a cluster. A fused box is the mean
+    of its cluster, weighted by the scores.
 
     Parameters
     ----------
     boxes : array_like, shape (N, 4)
-        Corners (x1, y1, x2, y2) of all models together, in any unit (they are not clipped to [0, 1]).
-        float64, float32, float16 or bfloat16; integers become float64.
+        Corners (x1, y1, x2, y2) of all models together, in any unit (they are not clipped to [0,
+        1]). float64, float32, float16 or bfloat16; integers become float64.
     scores : array_like, shape (N,)
         Their scores.
     idxs : array_like of int, shape (N,)
@@ -46,8 +46,8 @@ def weighted_boxes_fusion(
     skip_threshold : float
         Boxes of lower scores are left out. Not negative.
     weights : array_like, shape (number of models,), optional
-        The weight of each model's scores, 1 each if left out; not negative. Without it, the number of
-        models is the largest id in `model` plus 1.
+        The weight of each model's scores, 1 each if left out; not negative. Without it, the number
+        of models is the largest id in `model` plus 1.
     conf_type : {"avg", "max", "box_and_model_avg", "absent_model_aware_avg"}
         The score of a fused box: the mean or the maximum of its boxes' weighted scores, or the mean
         corrected by the weights of the models that saw, or did not see, the object.
@@ -59,7 +59,8 @@ def weighted_boxes_fusion(
     fused_boxes : ndarray, shape (K, 4)
         Of the dtype of `boxes`.
     fused_scores : ndarray, shape (K,)
-        Of the dtype of `scores`, descending; ties by the order in which the clusters' first boxes come.
+        Of the dtype of `scores`, descending; ties by the order in which the clusters' first boxes
+        come.
     fused_idxs : ndarray of int64, shape (K,)
         Their classes.
 
@@ -68,15 +69,15 @@ def weighted_boxes_fusion(
     TypeError
         If an argument has a dtype or type that is not allowed.
     ValueError
-        If a shape is wrong, lengths differ, a number is outside its range, a model has no weight, or
-        `conf_type` is unknown.
+        If a shape is wrong, lengths differ, a number is outside its range, a model has no weight,
+        or `conf_type` is unknown.
 
     Notes
     -----
-    As the package ensemble-boxes of the authors, but with sums in float64 in the order of joining (it
-    keeps fused boxes in float32) and stable ties. Boxes without area, or with a coordinate or score
-    that is not finite, are left out. Relative error of a fused corner below (n + 2) 2**-53 times the
-    weighted mean of the magnitudes, for a cluster of n boxes.
+    As the package ensemble-boxes of the authors, but with sums in float64 in the order of joining
+    (it keeps fused boxes in float32) and stable ties. Boxes without area, or with a coordinate or
+    score that is not finite, are left out. Relative error of a fused corner below (n + 2) 2**-53
+    times the weighted mean of the magnitudes, for a cluster of n boxes.
 
     References
     ----------
