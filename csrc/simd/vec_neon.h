@@ -122,6 +122,19 @@ template <class Isa>
     vst1_f32(p, vcvt_f32_f64(reinterpret_cast<float64x2_t>(v.raw)));
 }
 
+// Eight entries of 4 bytes, looked up by the low three bits of each lane.
+template <class Isa, class T>
+struct Table8 {
+    const T* memory;
+
+    [[gnu::always_inline]] explicit inline Table8(const T* from) : memory(from) {}
+    [[gnu::always_inline]] inline Vec<Isa, T> operator[](Vec<Isa, std::int32_t> index) const {
+        Vec<Isa, T> r;
+        for (int i = 0; i < Vec<Isa, T>::size; ++i) r.raw[i] = memory[index.raw[i] & 7];
+        return r;
+    }
+};
+
 // 0, 1, 2, ... by lane.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> lane_numbers() {

@@ -306,6 +306,39 @@ template <class Isa>
     }
 }
 
+// Eight entries of 4 bytes, looked up by the low three bits of each lane.
+template <class Isa, class T>
+struct Table8 {
+    Vec<Isa, T> entries;
+    const T* memory;
+
+    [[gnu::always_inline]] explicit inline Table8(const T* from) : memory(from) {
+        if constexpr (Isa::bytes == 64) {
+            __m256i once;
+            __builtin_memcpy(&once, from, sizeof(once));
+            entries.raw =
+                reinterpret_cast<typename Vec<Isa, T>::Raw>(_mm512_broadcast_i64x4(once));
+        } else if constexpr (Isa::bytes == 32) {
+            entries = loadu<Isa>(from);
+        }
+    }
+    [[gnu::always_inline]] inline Vec<Isa, T> operator[](Vec<Isa, std::int32_t> index) const {
+        if constexpr (Isa::bytes == 64) {
+            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(
+                _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(index.raw),
+                                         reinterpret_cast<__m512i>(entries.raw)))};
+        } else if constexpr (Isa::bytes == 32) {
+            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(
+                _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(entries.raw),
+                                            reinterpret_cast<__m256i>(index.raw)))};
+        } else {
+            Vec<Isa, T> r;
+            for (int i = 0; i < Vec<Isa, T>::size; ++i) r.raw[i] = memory[index.raw[i] & 7];
+            return r;
+        }
+    }
+};
+
 // 0, 1, 2, ... by lane.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> lane_numbers() {
