@@ -237,6 +237,8 @@ def nms_figure(rows: Sequence[Row]) -> Figure | None:
         if row["operation"] != "nms" or row["family"] != "nms" or row["threads"] != fewest:
             continue
         kind = row["case"].rsplit(" ", 1)[-1]
+        if kind not in ("crowded", "sparse"):
+            continue
         for name, result in row["results"].items():
             if result["status"] in (TIMED, SLOW):
                 series.setdefault((name, kind), []).append((row["size"], result["min"]))

@@ -59,13 +59,6 @@ template <class Isa, class T>
     for (int i = 0; i < count; ++i) v.raw[i] = p[i];
     return v;
 }
-// Lanes [begin, end) from p[begin] ... p[end - 1], `fill` in the others, whose memory is not read.
-template <class Isa, class T>
-[[gnu::always_inline]] inline Vec<Isa, T> load_within(const T* p, int begin, int end, T fill) {
-    Vec<Isa, T> v = Vec<Isa, T>::splat(fill);
-    for (int i = begin; i < end; ++i) v.raw[i] = p[i];
-    return v;
-}
 template <class Isa, class T>
 [[gnu::always_inline]] inline void store_first(T* p, Vec<Isa, T> v, int count) {
     for (int i = 0; i < count; ++i) p[i] = v.raw[i];
@@ -94,6 +87,21 @@ template <class Isa>
     return {reinterpret_cast<typename Vec<Isa, float>::Raw>(
         vcvt_high_f32_f64(vcvt_f32_f64(reinterpret_cast<float64x2_t>(low.raw)),
                           reinterpret_cast<float64x2_t>(high.raw)))};
+}
+
+// The low 32 bits of every lane of both, in some order.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, std::int32_t> low_words(Vec<Isa, double> a,
+                                                               Vec<Isa, double> b) {
+    return {reinterpret_cast<typename Vec<Isa, std::int32_t>::Raw>(
+        vuzp1q_s32(reinterpret_cast<int32x4_t>(a.raw), reinterpret_cast<int32x4_t>(b.raw)))};
+}
+
+// Whether a lane of a has none of the bits of b.
+template <class Isa>
+[[gnu::always_inline]] inline bool any_without(Vec<Isa, std::int32_t> a,
+                                               Vec<Isa, std::int32_t> b) {
+    return any((a & b) == Vec<Isa, std::int32_t>::splat(0));
 }
 
 // 1 / a with a and the quotient rounded to float32.
