@@ -127,8 +127,6 @@ struct TermMatrix {
     std::ptrdiff_t stride[3];
     // Where the array ends, if it is known: loads may cross the end of a row, not this.
     const T* end;
-
-    std::ptrdiff_t terms() const { return count[0] * count[1] * count[2]; }
 };
 
 // The same terms in the same order with adjacent axes joined where memory allows, so that the
