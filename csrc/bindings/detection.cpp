@@ -17,14 +17,14 @@ FloatArray as_boxes(const py::object& x, const char* name, int columns) {
     return boxes;
 }
 
-namespace {
-
 void check_length(const Array& x, const char* name, const FloatArray& boxes) {
     if (x.ndim() == 1 && x.shape()[0] == boxes.shape()[0]) return;
     throw py::value_error(std::string(name) + " has shape " + shape_text(x) + " and boxes has shape " +
                           shape_text(boxes) + "; " + name + " must be (" +
                           std::to_string(boxes.shape()[0]) + ",)");
 }
+
+namespace {
 
 double number(const py::object& x, const char* name) {
     const double value = PyFloat_AsDouble(x.ptr());

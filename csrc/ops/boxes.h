@@ -49,11 +49,6 @@ template <class Isa>
 }
 
 template <class Isa, Storage T>
-[[gnu::always_inline]] inline void store_one(T* p, double value) {
-    store<Isa>(p, Vec<Isa, Compute<T>>::splat(static_cast<Compute<T>>(value)), FirstLanes{1});
-}
-
-template <class Isa, Storage T>
 void box_area(T* area, BoxRows<T> boxes) {
     for (std::ptrdiff_t i = 0; i < boxes.count; ++i) {
         Box<Compute<T>> box = load_box<Isa>(boxes, i);

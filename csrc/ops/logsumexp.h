@@ -217,6 +217,8 @@ struct LogSumExp {
     static constexpr int inputs = weighted ? 2 : 1;
     static constexpr bool has_peak = true;
     static constexpr bool emits = false;
+    static constexpr bool float_lanes = sizeof(C) == 4 && !weighted;
+    static constexpr bool has_holes = false;
 
     const RowShape& shape;
     const RowOperand& y;
@@ -228,9 +230,26 @@ struct LogSumExp {
         D peak;
     };
 
+    // A sum that is right to 2^-27.7 gives results above 1/2 in magnitude.
+    Mask<Isa, double> accepts(const FloatSum<Isa>& sum, const Row&) const {
+        Mask<Isa, double> in_range = in_float_range(sum);
+        return in_range &
+               (abs(log_fast(select(in_range, sum.sum, D::splat(1)))) > D::splat(0.5));
+    }
+    template <class Form>
+    void finish_float(Form, std::ptrdiff_t first, std::ptrdiff_t n, const FloatSum<Isa>& sum,
+                      Mask<Isa, double> accepted, Row&) const {
+        D log = log_fast(select(accepted, sum.sum, D::splat(1)));
+        for (int j = 0; j < n; ++j) {
+            if (accepted[j] == 0) continue;
+            write_row_value<Isa>(shape, y, first + j, static_cast<C>(log[j]));
+            if (sign != nullptr) write_row_value<Isa>(shape, *sign, first + j, C{1});
+        }
+    }
+
     template <class Form>
     Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
-        return Row();
+        return {D::zero()};
     }
 
     template <class Form, class Body>
@@ -384,12 +403,27 @@ struct LogSumExpBackward : Softmax<Isa, C, false> {
     template <class Form>
     void finish(Form form, std::ptrdiff_t first, std::ptrdiff_t n, Sum sum, Row& row) const {
         Base::finish(form, first, n, sum, row);
+        row.inverse = E::product(row.inverse, E::of(gradients<Form>(first, n)));
+    }
+    template <class Form>
+    void finish_float(Form form, std::ptrdiff_t first, std::ptrdiff_t n, const FloatSum<Isa>& sum,
+                      Mask<Isa, double> accepted, Row& row) const {
+        Base::finish_float(form, first, n, sum, accepted, row);
+        row.factor = row.factor * gradients<Form>(first, n);
+        if constexpr (sizeof(C) == 4) row.inverse = row.factor;
+        row.float_emit = is_normal_float(exp_fast(sum.smallest) * row.factor) &
+                         is_normal_float(exp_fast(sum.largest) * row.factor);
+    }
+
+  private:
+    template <class Form>
+    D gradients(std::ptrdiff_t first, std::ptrdiff_t n) const {
         double g[D::size];
         for (int j = 0; j < D::size; ++j) {
             std::ptrdiff_t lane = Form::rows == 1 ? 0 : smaller<Isa, std::ptrdiff_t>(j, n - 1);
             g[j] = read_row_value<Isa, C>(shape, grad_y, first + lane);
         }
-        row.inverse = E::product(row.inverse, E::of(loadu<Isa>(g)));
+        return loadu<Isa>(g);
     }
 };
 

@@ -19,6 +19,7 @@ from mpmath import (
     expm1,
     factorial,
     log,
+    log1p,
     lu_solve,
     matrix,
     mp,
@@ -135,6 +136,23 @@ def log_tail(degree):
     return p, error
 
 
+def log1p_tail(degree):
+    """Fit log1p(t) = t p(t) on [0, 1] with p_0 = 1; return p_1 ... rounded, and the error."""
+
+    def remainder(t):
+        if t < mpf(2) ** -10:
+            return sum((-1) ** (i + 1) * t**i / (i + 2) for i in range(30))
+        return (log1p(t) / t - 1) / t
+
+    def weight(t):
+        return t / (log1p(nonzero(t)) / nonzero(t)) + mpf(2) ** -120
+
+    p = minimax(remainder, weight, degree - 1, mpf(0), mpf(1))
+    p = [to_double(c) for c in p]
+    error = largest_error(lambda t: weight(t) * (horner(p, t) - remainder(t)), mpf(0), mpf(1))
+    return p, error
+
+
 def constants():
     """Yield (name, values, note)."""
     ln2_high = to_double(LN2)
@@ -165,6 +183,8 @@ def constants():
     )
     c, error = log_tail(5)
     yield "log_fast_tail", c, f"log(m) = w + w z p(z), sqrt(1/2) <= m <= sqrt(2): {report(error)}"
+    c, error = log1p_tail(16)
+    yield "log1p_unit_tail", c, f"log1p(t) = t + t^2 p(t), 0 <= t <= 1: {report(error)}"
     c, error = log_tail(8)
     yield "log_pair_tail", c, f"log(m) = w + w z p(z), sqrt(1/2) <= m <= sqrt(2): {report(error)}"
     # Taylor's series is enough where speed does not count.

@@ -74,6 +74,24 @@ constexpr double log_fast_tail[] = {
     0x1.c7227697b5534p-12,
     0x1.732c521e1b032p-14,
     0x1.5875924f13fedp-16};
+// log1p(t) = t + t^2 p(t), 0 <= t <= 1: relative error 2^-46.08
+constexpr double log1p_unit_tail[] = {
+    -0x1.ffffffffe9d78p-2,
+    0x1.5555554af9bf0p-2,
+    -0x1.fffffc94fab3fp-3,
+    0x1.99994fd553d6cp-3,
+    -0x1.5551977b32f0cp-3,
+    0x1.24723825aeb23p-3,
+    -0x1.fe7f3446d0b68p-4,
+    0x1.c0897d38a5b30p-4,
+    -0x1.84047514d84d0p-4,
+    0x1.3df13f08c09bap-4,
+    -0x1.d38b40deecc58p-5,
+    0x1.218f285e0d313p-5,
+    -0x1.19ba452919451p-6,
+    0x1.8b99e63c664edp-8,
+    -0x1.5fdd6e3854eb6p-10,
+    0x1.2748ea8ef4454p-13};
 // log(m) = w + w z p(z), sqrt(1/2) <= m <= sqrt(2): relative error 2^-60.66
 constexpr double log_pair_tail[] = {
     0x1.5555555555555p-4,
@@ -405,6 +423,15 @@ template <class Isa>
     Mask<Isa, double> shift = exponent_bits(a, k);
     D m = from_bits<double>(bits(a) - shift);
     return select(is_nan(a), a, log_reduced_fast(m - D::splat(1), k));
+}
+
+// a + log1p(t) for 0 <= t <= 1, the logarithm with all its relative accuracy: a polynomial costs less than
+// the division of log1p_fast. Measured error of the logarithm 2^-46.0, the polynomial's.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> add_log1p_unit_fast(Vec<Isa, double> a,
+                                                                   Vec<Isa, double> t) {
+    using D = Vec<Isa, double>;
+    return fma(fma(horner(log1p_unit_tail, t), t, D::splat(1)), t, a);
 }
 
 // log(1 + r) for 0 <= r <= 2^1000, with all its relative accuracy down to the smallest subnormal;

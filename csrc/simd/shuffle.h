@@ -1,5 +1,5 @@
 #pragma once
-// Vec operations that move or widen lanes: every second element, interleaving, halves. All are
+// Vec operations that move lanes: every second element, interleaving, halves of integers. All are
 // compiler shuffles with constant indices, so one text serves every level and architecture.
 #include <cstdint>
 #include <utility>
@@ -72,16 +72,6 @@ template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, std::int64_t> widen_high(Vec<Isa, std::int32_t> a) {
     using Wide = typename Vec<Isa, std::int64_t>::Raw;
     return {reinterpret_cast<Wide>(interleave_high(a, Vec<Isa, std::int32_t>::zero()).raw)};
-}
-
-// p[0], p[1] ... as float64. Converting from memory takes one operation where widen_low and
-// widen_high of a register take two and three.
-template <class Isa>
-[[gnu::always_inline]] inline Vec<Isa, double> load_widened(const float* p) {
-    typedef float Half __attribute__((vector_size(Isa::bytes / 2)));
-    Half half;
-    std::memcpy(&half, p, sizeof(half));
-    return {__builtin_convertvector(half, typename Vec<Isa, double>::Raw)};
 }
 
 }  // namespace stableops
