@@ -16,8 +16,7 @@ py::object box_iou_rotated(const py::object& boxes1, const py::object& boxes2) {
     FloatArray iou = new_array(dtype, 2, shape);
     with_dtype(dtype, [&]<class T>(T) {
         const auto kernel = active_kernels().boxes_rotated.of<T>().box_iou_rotated;
-        run_kernel(64 * iou.size(),
-                   [&] { kernel(iou.data<T>(), box_rows<T>(a), box_rows<T>(b)); });
+        run_kernel(64 * iou.size(), [&] { kernel(iou.data<T>(), box_rows<T>(a), box_rows<T>(b)); });
     });
     return iou.owner;
 }

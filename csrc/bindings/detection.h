@@ -78,13 +78,15 @@ struct SuppressionArguments {
     template <class Suppress>
     py::object run(const Suppress& suppress) const {
         const std::ptrdiff_t n = boxes.shape()[0];
-        const Block block(static_cast<std::size_t>(n) * (sizeof(std::int64_t) + sizeof(std::uint32_t)));
+        const Block block(static_cast<std::size_t>(n) *
+                          (sizeof(std::int64_t) + sizeof(std::uint32_t)));
         std::int64_t* kept = block.as<std::int64_t>();
         std::uint32_t* order = reinterpret_cast<std::uint32_t*>(kept + n);
         std::ptrdiff_t kept_count = 0;
         run_kernel(4 * n, [&] {
             const std::ptrdiff_t count = with_dtype(scores.dtype, [&]<class S>(S) {
-                return active_kernels().nms.of<S>().descending_order(order, strided<S>(scores), cut);
+                return active_kernels().nms.of<S>().descending_order(order, strided<S>(scores),
+                                                                     cut);
             });
             kept_count = suppress(kept, order, count);
         });

@@ -23,9 +23,9 @@ py::object batched_nms(const py::object& boxes, const py::object& scores, const 
     const Array ids = as_class_ids(idxs, r.boxes);
     return r.run([&](std::int64_t* kept, const std::uint32_t* order, std::ptrdiff_t count) {
         return with_dtype(r.boxes.dtype, [&]<class T>(T) {
-            return active_kernels().nms.of<T>().batched_nms(
-                kept, box_rows<T>(r.boxes), strided<std::int64_t>(ids), order, count, r.threshold,
-                r.max_output);
+            return active_kernels().nms.of<T>().batched_nms(kept, box_rows<T>(r.boxes),
+                                                            strided<std::int64_t>(ids), order,
+                                                            count, r.threshold, r.max_output);
         });
     });
 }

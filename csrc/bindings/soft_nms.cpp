@@ -37,7 +37,8 @@ py::object soft_nms(const py::object& boxes_object, const py::object& scores_obj
     const Strided<double> all_scores = strided<double>(scores);
     std::ptrdiff_t selected = 0;
     run_kernel(64 * n, [&] {
-        for (std::ptrdiff_t i = 0; i < n; ++i) plain_scores[i] = all_scores.data[i * all_scores.stride];
+        for (std::ptrdiff_t i = 0; i < n; ++i)
+            plain_scores[i] = all_scores.data[i * all_scores.stride];
         const std::ptrdiff_t count = active_kernels().nms.of<double>().descending_order(
             order, all_scores, {false, options.minimum});
         selected = with_dtype(boxes.dtype, [&]<class T>(T) {

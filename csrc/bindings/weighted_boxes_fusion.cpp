@@ -23,7 +23,8 @@ FusedConfidence confidence_of(const std::string& name) {
 }
 
 // One weight a model: `weights`, or 1 for each model that `model` names.
-std::vector<double> model_weights(const py::object& weights_object, const Strided<std::int64_t>& model) {
+std::vector<double> model_weights(const py::object& weights_object,
+                                  const Strided<std::int64_t>& model) {
     std::vector<double> weights;
     if (weights_object.is_none()) {
         std::int64_t last = 0;
@@ -80,7 +81,8 @@ py::object weighted_boxes_fusion(const py::object& boxes_object, const py::objec
     for (const double weight : weights) weight_sum += weight;
     const FusionOptions options = {
         .iou_threshold = number_in(iou_threshold, "iou_threshold", 0.0, 1.0),
-        .minimum = number_in(skip_threshold, "skip_threshold", 0.0, std::numeric_limits<double>::max()),
+        .minimum =
+            number_in(skip_threshold, "skip_threshold", 0.0, std::numeric_limits<double>::max()),
         .confidence = confidence_of(conf_type),
         .allows_overflow = allows_overflow,
         .weights = weights.data(),
@@ -111,7 +113,8 @@ py::object weighted_boxes_fusion(const py::object& boxes_object, const py::objec
     std::copy(fused_scores, fused_scores + count, result_scores.data<double>());
     cast_to(result, box_dtype);
     cast_to(result_scores, score_dtype);
-    return py::make_tuple(result.owner, result_scores.owner, int64_vector(fused_classes, count).owner);
+    return py::make_tuple(result.owner, result_scores.owner,
+                          int64_vector(fused_classes, count).owner);
 }
 
 }  // namespace

@@ -14,8 +14,8 @@
 // intersection above t A. If their hulls overlap in x along f of the width of A's hull, the
 // intersection lies in a strip of that width, and no such strip holds more of a rectangle than the
 // middle one does: at most 1 - (1 - f)^2 of it, as for a square on its corner, since the length of
-// the cut is a concave function of x. So f > 1 - sqrt(1 - t), in x and y, for both boxes; this stands
-// in for t in the lemma of nms.h.
+// the cut is a concave function of x. So f > 1 - sqrt(1 - t), in x and y, for both boxes; this
+// stands in for t in the lemma of nms.h.
 #include "nms.h"
 #include "rotated_iou.h"
 

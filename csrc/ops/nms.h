@@ -16,8 +16,8 @@
 // and no pair with IoU > t fails the test. Of those that pass,
 //     I' > (1 + 40 u)(a + b) + c,   c a normal number far above e,   a + b > 0
 // implies IoU > t: its right side is at least r (A + B)(1 + 11 u), rounding included. The few pairs
-// in between, and all pairs with a box so large that its area might overflow (a = -infinity, so that
-// they pass the first test and not the second), are compared as integers by iou_exceeds().
+// in between, and all pairs with a box so large that its area might overflow (a = -infinity, so
+// that they pass the first test and not the second), are compared as integers by iou_exceeds().
 //
 // The grid. IoU > t needs an overlap in x longer than t max(w, v), for widths w and v, while two
 // intervals whose centres are d apart overlap by at most (w + v) / 2 - d. Hence
@@ -27,14 +27,14 @@
 // centre, in x and in y. Each kept box is entered in every cell which that area touches, and a
 // candidate looks into one cell: that of its own centre. Rounding: a cell number is a monotone
 // function of the computed coordinate, and the area is widened by more than the coordinates and
-// `reach` are off. Centres outside the grid belong to the border cells, which keeps monotony, so the
-// grid may cover just where most boxes are.
+// `reach` are off. Centres outside the grid belong to the border cells, which keeps monotony, so
+// the grid may cover just where most boxes are.
 //
 // Candidates come from all over the image, so each meets a cell that has left the cache. Where the
-// kept boxes have outgrown it, candidates are taken in batches: first all of a batch are tested against
-// the boxes kept before it, cell by cell and on several threads, then those that are left one by one,
-// in order, against the boxes kept since. Which boxes suppress a candidate does not depend on when it
-// is asked, so the list is the same.
+// kept boxes have outgrown it, candidates are taken in batches: first all of a batch are tested
+// against the boxes kept before it, cell by cell and on several threads, then those that are left
+// one by one, in order, against the boxes kept since. Which boxes suppress a candidate does not
+// depend on when it is asked, so the list is the same.
 //
 // A box that covers many cells goes into a list that all candidates read when that is cheaper, and
 // whenever the blocks run out: the worst case is a sweep over all kept boxes, one vector at a time.
@@ -66,10 +66,18 @@ template <class Isa, class T>
 IouTest<T> make_iou_test(double threshold) {
     double ratio = threshold / (1.0 + threshold);
     if constexpr (sizeof(T) == 4) {
-        return {static_cast<T>(ratio * (1.0 - 16 * 0x1p-24)), 1.0f + 40 * 0x1p-24f, 0x1p-100f,
-                4 * 0x1p-149f, 0x1p125f, threshold};
+        return {static_cast<T>(ratio * (1.0 - 16 * 0x1p-24)),
+                1.0f + 40 * 0x1p-24f,
+                0x1p-100f,
+                4 * 0x1p-149f,
+                0x1p125f,
+                threshold};
     } else {
-        return {ratio * (1.0 - 16 * 0x1p-53), 1.0 + 40 * 0x1p-53, 0x1p-960, 4 * 0x1p-1074, 0x1p1021,
+        return {ratio * (1.0 - 16 * 0x1p-53),
+                1.0 + 40 * 0x1p-53,
+                0x1p-960,
+                4 * 0x1p-1074,
+                0x1p1021,
                 threshold};
     }
 }
@@ -87,7 +95,8 @@ template <class Isa, class T>
     return {box.x1, box.y1, box.x2, box.y2};
 }
 
-// Up to 64 bytes of each coordinate, and of the term of the test; unused lanes repeat the first box.
+// Up to 64 bytes of each coordinate, and of the term of the test; unused lanes repeat the first
+// box.
 template <class T>
 struct alignas(64) BoxBlock {
     static constexpr int lanes = 64 / static_cast<int>(sizeof(T));
@@ -104,10 +113,10 @@ template <class Isa, class T>
 bool suppressed_in(const BoxBlock<T>& block, const Candidate<Isa, T>& c, const IouTest<T>& test) {
     using V = Vec<Isa, T>;
     for (int lane = 0; lane < BoxBlock<T>::lanes; lane += V::size) {
-        V width = max(min(c.x2, loadu<Isa>(block.x2 + lane)) - max(c.x1, loadu<Isa>(block.x1 + lane)),
-                      V::zero());
-        V height =
-            min(c.y2, loadu<Isa>(block.y2 + lane)) - max(c.y1, loadu<Isa>(block.y1 + lane));
+        V width =
+            max(min(c.x2, loadu<Isa>(block.x2 + lane)) - max(c.x1, loadu<Isa>(block.x1 + lane)),
+                V::zero());
+        V height = min(c.y2, loadu<Isa>(block.y2 + lane)) - max(c.y1, loadu<Isa>(block.y1 + lane));
         V intersection = width * height;
         V bound = c.term + loadu<Isa>(block.term + lane);
         Mask<Isa, T> possible = intersection > bound;
@@ -258,8 +267,8 @@ template <class Isa, class T>
     for (std::size_t i = 0; i < sizeof(block); i += 64) __builtin_prefetch(line + i);
 }
 
-// Blocks below number `tested` have been tested before, except that the newest of them in a cell may
-// have got boxes since.
+// Blocks below number `tested` have been tested before, except that the newest of them in a cell
+// may have got boxes since.
 template <class Isa, class T, class Test>
 [[gnu::always_inline]] inline bool suppressed_in_cell(const KeptBoxes<Isa, T>& kept,
                                                       std::ptrdiff_t cell,
@@ -297,11 +306,11 @@ struct GreedyScratch {
         grid_blocks = max_cells + 2 * n / BoxBlock<T>::lanes;
         blocks = grid_blocks + n / BoxBlock<T>::lanes + 1;
         batch = n < max_batch ? n : max_batch;
-        bytes = blocks * static_cast<std::ptrdiff_t>(sizeof(BoxBlock<T>) + sizeof(std::int32_t)) +
-                (max_cells + 1) *
-                    static_cast<std::ptrdiff_t>(sizeof(typename KeptBoxes<Isa, T>::Cell) +
-                                                sizeof(std::uint32_t)) +
-                batch * static_cast<std::ptrdiff_t>(2 * sizeof(std::uint32_t) + 1);
+        bytes =
+            blocks * static_cast<std::ptrdiff_t>(sizeof(BoxBlock<T>) + sizeof(std::int32_t)) +
+            (max_cells + 1) * static_cast<std::ptrdiff_t>(sizeof(typename KeptBoxes<Isa, T>::Cell) +
+                                                          sizeof(std::uint32_t)) +
+            batch * static_cast<std::ptrdiff_t>(2 * sizeof(std::uint32_t) + 1);
     }
 };
 
@@ -323,8 +332,8 @@ template <class Isa, class T>
 }
 
 template <class Isa, class T>
-void lay_grid(KeptBoxes<Isa, T>& kept, const Box<T>* boxes, std::ptrdiff_t n,
-              double needed_overlap, std::ptrdiff_t max_cells) {
+void lay_grid(KeptBoxes<Isa, T>& kept, const Box<T>* boxes, std::ptrdiff_t n, double needed_overlap,
+              std::ptrdiff_t max_cells) {
     kept.reach = needed_overlap >= 0.5 ? 1.0 - needed_overlap
                                        : (1.0 - needed_overlap) / (2.0 * needed_overlap);
     kept.x = kept.y = {T{0}, T{0}, 1};
@@ -473,8 +482,8 @@ std::ptrdiff_t nms(std::int64_t* kept, BoxRows<T> boxes, const std::uint32_t* or
     Box<C>* sorted = reinterpret_cast<Box<C>*>(memory + greedy_size);
     std::uint32_t* positions = reinterpret_cast<std::uint32_t*>(memory + greedy_size + boxes_size);
     for (std::ptrdiff_t i = 0; i < count; ++i) sorted[i] = load_box<Isa>(boxes, order[i]);
-    std::ptrdiff_t kept_count = greedy<Isa>(
-        positions, sorted, count, make_iou_test<Isa, C>(threshold), max_output, memory);
+    std::ptrdiff_t kept_count =
+        greedy<Isa>(positions, sorted, count, make_iou_test<Isa, C>(threshold), max_output, memory);
     for (std::ptrdiff_t i = 0; i < kept_count; ++i) kept[i] = order[positions[i]];
     return kept_count;
 }
@@ -490,7 +499,8 @@ std::ptrdiff_t batched_nms(std::int64_t* kept, BoxRows<T> boxes, Strided<std::in
     // Candidates a task has at least, so that many small classes share one.
     constexpr std::ptrdiff_t grain = 2048;
 
-    std::ptrdiff_t entries_size = round_up<Isa>(2 * count * static_cast<std::ptrdiff_t>(sizeof(Entry)));
+    std::ptrdiff_t entries_size =
+        round_up<Isa>(2 * count * static_cast<std::ptrdiff_t>(sizeof(Entry)));
     std::ptrdiff_t counts_size = round_up<Isa>(4 * radix_counts<Isa>(count));
     std::ptrdiff_t boxes_size = round_up<Isa>(count * static_cast<std::ptrdiff_t>(sizeof(Box<C>)));
     std::ptrdiff_t tasks_size = round_up<Isa>(4 * (count / grain + 2));
@@ -527,14 +537,13 @@ std::ptrdiff_t batched_nms(std::int64_t* kept, BoxRows<T> boxes, Strided<std::in
             largest = largest > next - i ? largest : next - i;
         }
         std::ptrdiff_t greedy_size = round_up<Isa>(GreedyScratch<Isa, C>(largest).bytes);
-        char* scratch = static_cast<char*>(
-            thread_scratch(static_cast<std::size_t>(greedy_size + 4 * largest)));
-        std::uint32_t* positions = reinterpret_cast<std::uint32_t*>(scratch + greedy_size);
+        Workspace<Isa> scratch(greedy_size + 4 * largest);
+        std::uint32_t* positions = reinterpret_cast<std::uint32_t*>(scratch.memory + greedy_size);
         for (std::ptrdiff_t i = first[task], next; i < end; i = next) {
             for (next = i; next < end && entries[next].key == entries[i].key; ++next)
                 grouped[next] = load_box<Isa>(boxes, order[entries[next].index]);
             std::ptrdiff_t kept_count =
-                greedy<Isa>(positions, grouped + i, next - i, test, max_output, scratch);
+                greedy<Isa>(positions, grouped + i, next - i, test, max_output, scratch.memory);
             for (std::ptrdiff_t k = 0; k < kept_count; ++k)
                 is_kept[entries[i + positions[k]].index] = 1;
         }

@@ -1,14 +1,15 @@
 // Box b is carried into the frame of box a, where a is [-X, X] x [-Y, Y]: its corners are
 //     d +- w_b / 2 (c, s) +- h_b / 2 (-s, c),   c, s = cosine and sine of the difference of angles.
-// This quadrilateral is clipped at the four lines x = +-X, y = +-Y, one after the other (Sutherland &
-// Hodgman 1974); a cut has that coordinate exactly and lies between the ends of the edge, also where
-// the edge is nearly parallel to the line. The area is summed over triangles from the first corner.
+// This quadrilateral is clipped at the four lines x = +-X, y = +-Y, one after the other (Sutherland
+// & Hodgman 1974); a cut has that coordinate exactly and lies between the ends of the edge, also
+// where the edge is nearly parallel to the line. The area is summed over triangles from the first
+// corner.
 //
 // Error in float64 (u = 2^-53): corners and cuts are within 6 u M, M the largest coordinate, which
-// moves the outline of the intersection, of length P, and so its area by at most 6 u M P; the sum of
-// triangles adds less than 2 u M P. Where 16 u M P is not below 2^-41 of the area (slivers, boxes that
-// just touch), the same steps run in double-length arithmetic, whose u is 2^-102: that leaves 1e-12 as
-// long as area / P, about half the width of the intersection, is above 2^-58 M.
+// moves the outline of the intersection, of length P, and so its area by at most 6 u M P; the sum
+// of triangles adds less than 2 u M P. Where 16 u M P is not below 2^-41 of the area (slivers,
+// boxes that just touch), the same steps run in double-length arithmetic, whose u is 2^-102: that
+// leaves 1e-12 as long as area / P, about half the width of the intersection, is above 2^-58 M.
 #include "rotated_iou.h"
 
 #include <algorithm>
@@ -152,7 +153,8 @@ Overlap<Real> overlap_of(const RotatedBox& a, const RotatedBox& b, const Scene& 
     const Real dx = x * cosine_a - y * sine_a;
     const Real dy = x * sine_a + y * cosine_a;
     const Real w = half * real(scene.width_b, Real{}), h = half * real(scene.height_b, Real{});
-    const Real right = half * real(scene.width_a, Real{}), top = half * real(scene.height_a, Real{});
+    const Real right = half * real(scene.width_a, Real{}),
+               top = half * real(scene.height_a, Real{});
 
     Polygon<Real> polygon;
     const Real wc = w * c, ws = w * s, hc = h * c, hs = h * s;

@@ -1,20 +1,21 @@
 #pragma once
 // Soft non-maximum suppression: the box of the highest score is selected, the scores of the others
-// are multiplied by a factor f of their IoU with it, and so on, until no score is above the minimum.
+// are multiplied by a factor f of their IoU with it, and so on, until no score is above the
+// minimum.
 //
 //   linear     f = 1 - IoU if IoU > threshold, else 1
 //   gaussian   f = exp(-IoU^2 / sigma)
 //
 // Ties go to the lower index. Scores and factors are float64; a score is multiplied in the order in
-// which the boxes were selected, so the result has one value whatever the order of evaluation. Inert
-// boxes (nms.h) have IoU 0 with all. Whether IoU > threshold is decided exactly, as in nms.h; IoU
-// itself is within 16 u (boxes.h), exp within 0.51 ULP.
+// which the boxes were selected, so the result has one value whatever the order of evaluation.
+// Inert boxes (nms.h) have IoU 0 with all. Whether IoU > threshold is decided exactly, as in nms.h;
+// IoU itself is within 16 u (boxes.h), exp within 0.51 ULP.
 //
 // No factor is above 1, so a score that lacks some factors is an upper bound. A heap of such bounds
 // is enough: its top is brought up to date with the boxes selected since it was last looked at; if
-// that changes its score it goes back into the heap, else it is the next selection. Every pair meets
-// at most once, a vector of selected boxes at a time, most boxes are dropped or selected after a few
-// looks, and only pairs that overlap enough cost more than a comparison.
+// that changes its score it goes back into the heap, else it is the next selection. Every pair
+// meets at most once, a vector of selected boxes at a time, most boxes are dropped or selected
+// after a few looks, and only pairs that overlap enough cost more than a comparison.
 //
 // Reference: Bodla et al., "Soft-NMS: improving object detection with one line of code", ICCV 2017.
 #include "../simd/math.h"
@@ -66,8 +67,7 @@ template <class Isa, class T>
     double width = (a.x2 < b.x2 ? a.x2 : b.x2) - (a.x1 > b.x1 ? a.x1 : b.x1);
     double height = (a.y2 < b.y2 ? a.y2 : b.y2) - (a.y1 > b.y1 ? a.y1 : b.y1);
     double intersection = width * height;
-    double whole =
-        (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - intersection;
+    double whole = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - intersection;
     if constexpr (sizeof(T) == 8)
         if (!(intersection > 0x1p-960 && whole < 0x1p1000)) return box_measures(a, b).iou;
     return intersection / whole;
@@ -81,7 +81,8 @@ struct SoftCandidate {
 };
 
 template <class Isa>
-[[gnu::always_inline]] inline bool before(const SoftCandidate<Isa>& a, const SoftCandidate<Isa>& b) {
+[[gnu::always_inline]] inline bool before(const SoftCandidate<Isa>& a,
+                                          const SoftCandidate<Isa>& b) {
     return a.score > b.score || (a.score == b.score && a.index < b.index);
 }
 

@@ -6,14 +6,14 @@
 // threshold (ties: the older cluster), else it opens a cluster. The fused box is the mean of the
 // cluster's corners, weighted by their weights, and is updated with each box that joins:
 //     fused = sum s_i b_i / sum s_i,
-// sums in float64 in the order of joining. The confidence c = sum s_i / n is then rescaled:
-//     avg                      c min(models, n) / sum of all models' weights (n instead of the minimum
-//                              with allows_overflow)
+// sums in float64 in the order of joining. The score is c = sum s_i / n, rescaled:
+//     avg                      c min(models, n) / sum of all models' weights,
+//                              or c n / that sum with allows_overflow
 //     max                      max s_i / largest weight of a model
-//     box_and_model_avg        c n / W * (sum of weights of the models present) / sum of all weights
-//     absent_model_aware_avg   c n / (W + sum of weights of the models absent)
-// with W the sum of the weights of the boxes' models. Boxes without area, with a coordinate or score that
-// is not finite, or with a score below the minimum are left out.
+//     box_and_model_avg        c n / W * (weights of the models present) / (all weights)
+//     absent_model_aware_avg   c n / (W + weights of the models absent)
+// with W the sum of the weights of the boxes' models. Boxes without area, with a coordinate or
+// score that is not finite, or with a score below the minimum are left out.
 //
 // Fused boxes are tested a vector at a time with the first test of nms.h, which no pair above the
 // threshold fails; the IoU of the few that pass is computed one by one.
@@ -73,20 +73,20 @@ double fused_confidence(const Clusters<Isa>& clusters, std::ptrdiff_t cluster,
     double models = static_cast<double>(options.models);
     double mean = clusters.score_sum[cluster] / n;
     switch (options.confidence) {
-        case FusedConfidence::max: return clusters.score_max[cluster] / options.weight_max;
+        case FusedConfidence::max:
+            return clusters.score_max[cluster] / options.weight_max;
         case FusedConfidence::box_and_model_avg:
             return mean * n / clusters.weight_sum[cluster] * present_weight / options.weight_sum;
         case FusedConfidence::absent_model_aware_avg:
             return mean * n /
                    (clusters.weight_sum[cluster] + (options.weight_sum - present_weight));
         default:
-            return mean * (options.allows_overflow || n < models ? n : models) /
-                   options.weight_sum;
+            return mean * (options.allows_overflow || n < models ? n : models) / options.weight_sum;
     }
 }
 
-// Writes fused boxes (rows of four), their scores and classes by descending score, ties by the order
-// in which their first members come, and returns how many they are. All inputs have n rows.
+// Writes fused boxes (rows of four), their scores and classes by descending score, ties by the
+// order in which their first members come, and returns how many they are. All inputs have n rows.
 template <class Isa>
 std::ptrdiff_t weighted_boxes_fusion(double* fused_boxes, double* fused_scores,
                                      std::int64_t* fused_classes, BoxRows<double> boxes,
@@ -116,7 +116,8 @@ std::ptrdiff_t weighted_boxes_fusion(double* fused_boxes, double* fused_scores,
     double* row_by_rank = reinterpret_cast<double*>(take(4 * column));
     double* score_by_rank = reinterpret_cast<double*>(take(column));
     std::int64_t* class_by_rank = reinterpret_cast<std::int64_t*>(take(column));
-    std::int32_t* seen_model = reinterpret_cast<std::int32_t*>(take(round_up<Isa>(8 * options.models)));
+    std::int32_t* seen_model =
+        reinterpret_cast<std::int32_t*>(take(round_up<Isa>(8 * options.models)));
     Clusters<Isa> clusters = {
         .fused = SelectedBoxes<Isa, double>(selected_memory, 0),
         .corner_sums = reinterpret_cast<double*>(take(4 * column)),
@@ -134,10 +135,9 @@ std::ptrdiff_t weighted_boxes_fusion(double* fused_boxes, double* fused_scores,
     // A weight that is NaN keeps a box out.
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         double score = scores.data[i * scores.stride];
-        bool takes_part = score >= options.minimum && score < infinity &&
-                          !inert<Isa>(load_box<Isa>(boxes, i));
-        weighted[i] =
-            takes_part ? score * options.weights[models.data[i * models.stride]] : nan;
+        bool takes_part =
+            score >= options.minimum && score < infinity && !inert<Isa>(load_box<Isa>(boxes, i));
+        weighted[i] = takes_part ? score * options.weights[models.data[i * models.stride]] : nan;
         score_by_rank[i] = nan;
     }
     const std::ptrdiff_t count =
