@@ -311,7 +311,7 @@ template <class C>
 }
 
 // A 1x1 layer without padding can be read where it lies, unless the rows of a tile would fall into
-// few sets of the cache.
+// few sets of the cache (tiles of 14 rows, 64 sets of 64 bytes).
 template <class Isa, class T>
 bool reads_in_place(const Correlation<T>& p) {
     if (!std::is_same_v<T, Compute<T>> || p.h.taps != 1 || p.w.taps != 1) return false;
@@ -320,7 +320,7 @@ bool reads_in_place(const Correlation<T>& p) {
         return false;
     const std::ptrdiff_t step = p.w.stride * p.x_stride.w * static_cast<std::ptrdiff_t>(sizeof(T));
     const std::ptrdiff_t channel = p.x_stride.c < 0 ? -p.x_stride.c : p.x_stride.c;
-    return (step == 0 || step % 512 != 0) && channel < (std::ptrdiff_t{1} << 30) / larger(p.in_channels, 1);
+    return (step == 0 || step % 2048 != 0) && channel < (std::ptrdiff_t{1} << 30) / larger(p.in_channels, 1);
 }
 
 template <class Isa, class T>
@@ -348,8 +348,11 @@ void correlate_block(const Correlation<T>& p, Block b) {
         window_bytes / size / larger(b.images * rows.size * columns.size, 1);
     if (!direct && window_channels < p.in_channels)
         chunk = smaller(chunk, larger((window_channels - 1) * taps, 1));
-    // Low tiles read the panel so often that it should stay in L1.
-    chunk = smaller(chunk, panel_bytes / size / (2 * vector) / (b.columns < 10 ? 4 : 2));
+    // Low tiles read the panel so often that it should stay in L1. A handful of pixels hardly read it
+    // at all: then the weights should come from memory in long runs.
+    const bool few_pixels = b.images * b.rows * b.columns <= 8;
+    chunk = smaller(chunk, panel_bytes / size / (2 * vector) * (few_pixels ? 4 : 1) /
+                               (b.columns < 10 && !few_pixels ? 4 : 2));
     if (chunk < terms) chunk = larger(chunk / block_terms, 1) * block_terms;
     const std::ptrdiff_t chunks = larger(ceil_div(terms, chunk), 1);
     const std::ptrdiff_t chunk_channels =

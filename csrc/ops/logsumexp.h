@@ -196,7 +196,9 @@ struct SecondLook {
         D back = select(regular, down, one);
         P log = log_pair(s.hi * back, s.mid * back);
         D octaves = select(huge, D::splat(512), D::splat(-512));
-        P restored = two_prod(select(regular, zero, octaves), D::splat(ln2_high));
+        octaves = select(regular, zero, octaves);
+        P restored = two_prod(octaves, D::splat(ln2_high));
+        restored.lo = fma(octaves, D::splat(ln2_low), restored.lo);
         log = add(log, restored);
         log = {select(near, near_log.hi, log.hi), select(near, near_log.lo, log.lo)};
         P y = two_sum(shift, log.hi);
@@ -331,6 +333,7 @@ struct LogSumExp {
             P near = add(two_sum(tops.hi, -one), rest.hi * down);
             D beside_one = sum.size * down + abs(tops.hi - one);
             again = (abs(y.hi) < accepted * abs(m)) | (abs(s.hi) < accepted * size) |
+                    (abs(s.hi) < D::splat(0x1p-900)) |
                     (abs(near.hi) < accepted * beside_one) | ~is_finite(s.hi);
         }
         again = again & is_finite(m);

@@ -34,6 +34,7 @@
 #include "../runtime/memory.h"
 #include "../runtime/parallel.h"
 #include "../simd/sum.h"
+#include "../simd/transpose.h"
 #include "float_sums.h"
 
 namespace stableops {
@@ -226,41 +227,83 @@ struct Tile {
     }
 };
 
-// A rectangle of a tile from or to memory: whole runs of rows where they are neighbours in memory,
-// else row by row.
+// A rectangle of a tile from or to memory: by whole runs of rows where these are neighbours in memory
+// (images and axis 1), by square transposes where columns are (short rows), else element by element.
 template <class Isa, class C, bool gather>
 void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptrdiff_t row,
                     std::ptrdiff_t rows, std::ptrdiff_t row_stride, std::ptrdiff_t column,
                     std::ptrdiff_t cols, std::ptrdiff_t column_stride) {
     constexpr std::ptrdiff_t lanes = Tile<Isa, C>::lanes;
-    constexpr std::ptrdiff_t chunk = Tile<Isa, C>::max_rows;
-    C line[chunk];
+    constexpr std::ptrdiff_t size = sizeof(C);
+    using V = Vec<Isa, C>;
+    bool own_type = type == element_of<C>;
     if (row_stride == element_bytes<Isa>(type)) {
         for (std::ptrdiff_t c = 0; c < cols; ++c) {
             char* memory = data + c * column_stride;
-            if constexpr (gather) read_elements<Isa>(line, type, memory, row_stride, rows);
-            std::ptrdiff_t r = 0;
-            for (; r < rows && (row + r) % lanes != 0; ++r) {
+            for (std::ptrdiff_t r = 0; r < rows;) {
+                std::ptrdiff_t n = smaller<Isa>(lanes - (row + r) % lanes, rows - r);
                 C* t = tile.at(row + r, column + c);
-                if constexpr (gather) *t = line[r]; else line[r] = *t;
-            }
-            for (; r + lanes <= rows; r += lanes) {
-                C* t = tile.at(row + r, column + c);
-                if constexpr (gather) {
-                    __builtin_memcpy(t, line + r, sizeof(C) * lanes);
+                char* at = memory + r * row_stride;
+                if (own_type && n == lanes) {
+                    if constexpr (gather) {
+                        __builtin_memcpy(t, at, lanes * size);
+                    } else {
+                        __builtin_memcpy(at, t, lanes * size);
+                    }
+                } else if constexpr (gather) {
+                    read_elements<Isa>(t, type, at, row_stride, n);
                 } else {
-                    __builtin_memcpy(line + r, t, sizeof(C) * lanes);
+                    write_elements<Isa>(at, type, t, row_stride, n);
                 }
+                r += n;
             }
-            for (; r < rows; ++r) {
-                C* t = tile.at(row + r, column + c);
-                if constexpr (gather) *t = line[r]; else line[r] = *t;
-            }
-            if constexpr (!gather) write_elements<Isa>(memory, type, line, row_stride, rows);
         }
         return;
     }
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+    std::ptrdiff_t r = 0;
+    if (own_type && column_stride == size && row_stride % size == 0 && row % lanes == 0) {
+        std::ptrdiff_t pitch = row_stride / size;
+        C* memory = reinterpret_cast<C*>(data);
+        for (; r + lanes <= rows; r += lanes) {
+            // A square that reaches beyond the columns may read neighbouring rows, but nothing
+            // beyond the last of the rectangle.
+            bool narrow_rows = cols < lanes;
+            if (narrow_rows && gather &&
+                (pitch < cols || (r + lanes - 1) * pitch + lanes > (rows - 1) * pitch + cols))
+                break;
+            C* t = tile.at(row + r, column);
+            for (std::ptrdiff_t c = 0; c < cols; c += lanes) {
+                // The last square overlaps the one before it.
+                if (c + lanes > cols && !narrow_rows) c = cols - lanes;
+                V square[lanes];
+                if constexpr (gather) {
+                    transpose<Isa>(memory + r * pitch + c, pitch, square);
+                    for (std::ptrdiff_t j = 0; j < lanes && c + j < cols; ++j)
+                        storeu(t + (c + j) * lanes, square[j]);
+                } else {
+                    C rest[lanes * lanes];
+                    const C* from = t + c * lanes;
+                    if (narrow_rows) {
+                        for (std::ptrdiff_t j = 0; j < lanes; ++j)
+                            storeu(rest + j * lanes,
+                                   j < cols ? loadu<Isa>(t + j * lanes) : V::zero());
+                        from = rest;
+                    }
+                    transpose<Isa>(from, lanes, square);
+                    for (std::ptrdiff_t j = 0; j < lanes; ++j) {
+                        if (narrow_rows) {
+                            store_first(memory + (r + j) * pitch, square[j], static_cast<int>(cols));
+                        } else {
+                            storeu(memory + (r + j) * pitch + c, square[j]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for (; r < rows; ++r) {
+        constexpr std::ptrdiff_t chunk = 64;
+        C line[chunk];
         for (std::ptrdiff_t c = 0; c < cols; c += chunk) {
             std::ptrdiff_t n = smaller<Isa>(chunk, cols - c);
             char* memory = data + r * row_stride + c * column_stride;
