@@ -65,6 +65,7 @@ def softplus(x):
     return mpmath.log1p(mpmath.exp(x)) if x < 0 else x + mpmath.log1p(mpmath.exp(-x))
 
 
+@_precise
 def log_sigmoid(x):
     return -softplus(-x)
 
