@@ -39,34 +39,33 @@ struct PoolAxis {
     static std::ptrdiff_t scaled(std::ptrdiff_t i, std::ptrdiff_t to, std::ptrdiff_t from) {
         return i * (to / from) + i * (to % from) / from;
     }
+    // Part i of `of` elements cut into `parts`.
+    static PoolSpan part(std::ptrdiff_t i, std::ptrdiff_t of, std::ptrdiff_t parts) {
+        const std::ptrdiff_t end = scaled(i + 1, of, parts);
+        const bool exact = (i + 1) * (of % parts) % parts == 0;
+        return {scaled(i, of, parts), exact ? end : end + 1};
+    }
     PoolSpan span(std::ptrdiff_t i) const {
-        if (adaptive) {
-            std::ptrdiff_t end = scaled(i + 1, source, result);
-            bool exact = (i + 1) * (source % result) % result == 0;
-            return {scaled(i, source, result), exact ? end : end + 1};
-        }
+        if (adaptive) return part(i, source, result);
         if (!backward) {
             std::ptrdiff_t start = i * stride - pad;
             return {larger<Isa>(start, 0), smaller<Isa>(start + kernel, source)};
         }
-        std::ptrdiff_t last = (i + pad) / stride;
+        std::ptrdiff_t last = quotient<Isa>(i + pad, stride);
         std::ptrdiff_t start = i + pad - kernel;
-        return {start < 0 ? 0 : start / stride + 1, smaller<Isa>(last + 1, source)};
+        return {start < 0 ? 0 : quotient<Isa>(start, stride) + 1, smaller<Isa>(last + 1, source)};
     }
     // How many elements window `o` counts along this axis.
     std::ptrdiff_t count(std::ptrdiff_t o) const {
-        PoolAxis forward = *this;
-        if (backward) {
-            forward.source = result;
-            forward.result = source;
-            forward.backward = false;
+        const std::ptrdiff_t image = backward ? result : source;
+        const std::ptrdiff_t windows = backward ? source : result;
+        if (adaptive) {
+            const PoolSpan inside = part(o, image, windows);
+            return inside.end - inside.begin;
         }
-        if (!adaptive && count_include_pad) {
-            std::ptrdiff_t start = o * stride - pad;
-            return smaller<Isa>(start + kernel, forward.source + pad) - start;
-        }
-        PoolSpan inside = forward.span(o);
-        return inside.end - inside.begin;
+        const std::ptrdiff_t start = o * stride - pad;
+        if (count_include_pad) return smaller<Isa>(start + kernel, image + pad) - start;
+        return smaller<Isa>(start + kernel, image) - larger<Isa>(start, 0);
     }
     // Windows on the same grid without the word "adaptive", where there is one.
     void make_regular() {
@@ -214,7 +213,7 @@ struct AvgPoolPass {
     std::int64_t divisor;  // 0: the elements of the window
     std::ptrdiff_t left;   // zeros before column 0 of `columns`
     double scale;          // a power of two that keeps sums of float64 finite
-    PoolLine columns, windows;
+    PoolLine columns, next_columns, windows;
     PoolDivisors divisors[PoolRows<T>::most];
     std::ptrdiff_t* begin;
     std::ptrdiff_t* end;
@@ -227,8 +226,11 @@ struct AvgPoolPass {
     std::ptrdiff_t divisors_length() const {
         return (backward ? w.source : w.result) + slack;
     }
-    // One result a plane: those of `planes` planes are finished together.
-    bool whole_planes() const { return !backward && h.result == 1 && w.result == 1; }
+    // One window a plane, all of it: the results of `planes` planes are finished together.
+    bool whole_planes() const {
+        return !backward && h.result == 1 && w.result == 1 && h.span(0).end == h.source &&
+               w.span(0).end == w.source;
+    }
     static constexpr std::ptrdiff_t planes = Vec<Isa, float>::size;
 
     // Window by window; else vectors of windows, which read the padding too.
@@ -245,7 +247,7 @@ struct AvgPoolPass {
         const auto line = [](std::ptrdiff_t n) {
             return Parts::aligned(sizeof(double) * static_cast<std::size_t>(n));
         };
-        return 2 * line(columns_length()) + 4 * line(result_length()) +
+        return 4 * line(columns_length()) + 4 * line(result_length()) +
                2 * PoolRows<T>::most * line(divisors_length());
     }
     void use_scratch(ScratchParts<Isa>& parts) {
@@ -255,6 +257,7 @@ struct AvgPoolPass {
             return line;
         };
         columns = {zeros(columns_length()), zeros(columns_length())};
+        next_columns = {zeros(columns_length()), zeros(columns_length())};
         windows = {zeros(result_length()), zeros(result_length())};
         begin = parts.template take<std::ptrdiff_t>(result_length());
         end = parts.template take<std::ptrdiff_t>(result_length());
@@ -265,6 +268,12 @@ struct AvgPoolPass {
         }
         for (PoolDivisors& d : divisors)
             d = {0, zeros(divisors_length()), zeros(divisors_length())};
+    }
+
+    void swap_columns() {
+        const PoolLine line = columns;
+        columns = next_columns;
+        next_columns = line;
     }
 
     // The divisors of window row `o`: kept from an earlier row if possible, else in the place of
@@ -472,7 +481,7 @@ struct AvgPoolPass {
 
 // Sums the columns of result row i.
 template <bool scaled, class Isa, class T, bool backward>
-const PoolDivisors* avg_pool_columns(AvgPoolPass<Isa, T, backward>& pass, RowRing<Isa, T>& ring,
+void avg_pool_columns(AvgPoolPass<Isa, T, backward>& pass, RowRing<Isa, T>& ring,
                                      std::ptrdiff_t i) {
     const PoolSpan span = pass.h.span(i);
     PoolRows<T> in;
@@ -488,16 +497,20 @@ const PoolDivisors* avg_pool_columns(AvgPoolPass<Isa, T, backward>& pass, RowRin
         pass.template add_rows<scaled>(in);
     }
     if (span.begin >= span.end) pass.clear_columns();  // no window holds this row
-    return backward ? nullptr : pass.divisors_of(i, in, 0);
 }
 
-// Row i of the results, at y; false as write_results.
-template <bool scaled, class Isa, class T, bool backward>
-bool avg_pool_row(AvgPoolPass<Isa, T, backward>& pass, RowRing<Isa, T>& ring, T* y,
+// Row i of the results, at y, from its column sums.
+template <class Isa, class T, bool backward>
+void avg_pool_row(AvgPoolPass<Isa, T, backward>& pass, RowRing<Isa, T>& ring, T* y,
                   std::ptrdiff_t i) {
-    const PoolDivisors* d = avg_pool_columns<scaled>(pass, ring, i);
+    const PoolDivisors* d = backward ? nullptr : pass.divisors_of(i, {}, 0);
     pass.add_columns();
-    return pass.template write_results<scaled>(y, pass.w.result, d);
+    if (pass.template write_results<false>(y, pass.w.result, d)) return;
+    if constexpr (AvgPoolTypes<Isa, T>::compensated) {
+        avg_pool_columns<true>(pass, ring, i);
+        pass.add_columns();
+        pass.template write_results<true>(y, pass.w.result, d);
+    }
 }
 
 template <class Isa, class T, bool backward>
@@ -511,13 +524,13 @@ void avg_pool_planes(const AvgPoolPass<Isa, T, backward>& setup, std::ptrdiff_t 
         batch, channels, setup.h.result, row_cost, [&](RowRange<Isa> range) {
             Pass pass = setup;
             Ring ring;
-            ring.width = pass.w.source;
+            ring.width = ring.right = pass.w.source;
             ring.stride_h = stride.h;
             ring.stride_w = stride.w;
             ScratchParts<Isa> parts{static_cast<char*>(
-                thread_scratch(pass.scratch_size() + Ring::scratch_size(ring.width)))};
+                thread_scratch(pass.scratch_size() + ring.scratch_size()))};
             pass.use_scratch(parts);
-            ring.use_scratch(parts);
+            ring.use_scratch(parts, T{});
             const auto set_plane = [&](std::ptrdiff_t n, std::ptrdiff_t c) {
                 ring.set_plane(x + n * stride.n + c * stride.c);
             };
@@ -544,7 +557,8 @@ void avg_pool_planes(const AvgPoolPass<Isa, T, backward>& setup, std::ptrdiff_t 
                             for (std::ptrdiff_t k = 0; k < count; ++k) {
                                 const std::ptrdiff_t plane = first_y + k - y;
                                 set_plane(plane / channels, plane % channels);
-                                avg_pool_row<true>(pass, ring, first_y + k, 0);
+                                avg_pool_columns<false>(pass, ring, 0);
+                                avg_pool_row(pass, ring, first_y + k, 0);
                             }
                         }
                     }
@@ -554,24 +568,29 @@ void avg_pool_planes(const AvgPoolPass<Isa, T, backward>& setup, std::ptrdiff_t 
             while (range.next_plane()) {
                 set_plane(range.outer, range.inner);
                 T* plane_y = y + range.plane() * pass.h.result * pass.w.result;
-                PoolSpan before = {0, 0};
+                // The columns of row i + 1 are summed before those of row i are read, for the sake
+                // of vectors that straddle two stores.
+                const auto same_rows = [&](std::ptrdiff_t i) {
+                    if (!backward || i == range.first) return false;
+                    const PoolSpan a = pass.h.span(i), b = pass.h.span(i - 1);
+                    return a.begin == b.begin && a.end == b.end;
+                };
+                avg_pool_columns<false>(pass, ring, range.first);
                 for (std::ptrdiff_t i = range.first; i < range.last; ++i) {
                     T* y_row = plane_y + i * pass.w.result;
-                    if constexpr (backward) {
-                        // Rows that the same windows hold are equal.
-                        const PoolSpan span = pass.h.span(i);
-                        if (i > range.first && span.begin == before.begin &&
-                            span.end == before.end) {
-                            __builtin_memcpy(y_row, y_row - pass.w.result,
-                                             static_cast<std::size_t>(pass.w.result) * sizeof(T));
-                            continue;
-                        }
-                        before = span;
+                    const bool other_next = i + 1 < range.last && !same_rows(i + 1);
+                    if (other_next) {
+                        pass.swap_columns();
+                        avg_pool_columns<false>(pass, ring, i + 1);
+                        pass.swap_columns();
                     }
-                    if (!avg_pool_row<false>(pass, ring, y_row, i)) {
-                        if constexpr (AvgPoolTypes<Isa, T>::compensated)
-                            avg_pool_row<true>(pass, ring, y_row, i);
+                    if (same_rows(i)) {  // the same windows hold both rows
+                        __builtin_memcpy(y_row, y_row - pass.w.result,
+                                         static_cast<std::size_t>(pass.w.result) * sizeof(T));
+                    } else {
+                        avg_pool_row(pass, ring, y_row, i);
                     }
+                    if (other_next) pass.swap_columns();
                 }
             }
         });

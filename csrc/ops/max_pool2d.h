@@ -76,22 +76,6 @@ struct MaxPoolTypes {
             return load<Isa>(p, FirstLanes{1})[0];
         }
     }
-    // Elements [column, column + size) of a row; outside [0, width) they are padding.
-    [[gnu::always_inline]] static inline V load_padded(const T* row, std::ptrdiff_t column,
-                                                       std::ptrdiff_t width) {
-        const int begin = static_cast<int>(
-            larger<Isa>(0, smaller<Isa>(-column, V::size)));
-        const int end = static_cast<int>(
-            larger<Isa>(begin, smaller<Isa>(width - column, V::size)));
-        if constexpr (std::is_same_v<T, C>) {
-            return load_within<Isa>(row + column, begin, end, lowest());
-        } else {
-            T element[V::size];
-            for (int i = 0; i < V::size; ++i) element[i] = lowest_element();
-            for (int i = begin; i < end; ++i) element[i] = row[column + i];
-            return load_narrow<Isa>(element);
-        }
-    }
     template <class Lanes>
     [[gnu::always_inline]] static inline void store_elements(T* p, V v, Lanes lanes) {
         if constexpr (has_nan) {
@@ -119,95 +103,70 @@ template <class Isa, class T, class Lanes>
     }
 }
 
-// The windows of one row of outputs along W. Those in [inside_begin, inside_end) have no tap in the
-// padding.
-template <class Isa>
+// The windows of one row of outputs along W.
 struct MaxPoolColumns {
-    std::ptrdiff_t kernel, stride, pad, dilation, width, count;
-    std::ptrdiff_t inside_begin, inside_end;
+    std::ptrdiff_t kernel, stride, pad, dilation, count;
 
     explicit MaxPoolColumns(const Pool2dShape& shape)
         : kernel(shape.kernel_w),
           stride(shape.stride_w),
           pad(shape.pad_w),
           dilation(shape.dilation_w),
-          width(shape.width),
-          count(shape.out_w) {
-        const std::ptrdiff_t last = width - 1 - (kernel - 1) * dilation + pad;
-        inside_begin = smaller<Isa>((pad + stride - 1) / stride, count);
-        inside_end = last < 0 ? 0 : smaller<Isa>(last / stride + 1, count);
-        inside_end = larger<Isa>(inside_end, inside_begin);
-    }
+          count(shape.out_w) {}
 };
 
-// body(values, offset) for each tap of the windows ox, ox + 1 ... in one row, from left to right.
-// `step` is the stride where it is known, else 0; `inside` says that no tap lies in the padding.
-template <class Isa, int step, bool inside, class T, class Body>
-[[gnu::always_inline]] inline void for_each_column(const MaxPoolColumns<Isa>& windows, const T* row,
-                                                   std::ptrdiff_t ox, std::ptrdiff_t offset,
-                                                   Body&& body) {
+// body(values, offset) for each tap of the windows ox, ox + 1 ... in one row, from left to right;
+// `lanes` says how many windows there are. `step` is the stride where it is known, else 0.
+template <class Isa, int step, class T, class Lanes, class Body>
+[[gnu::always_inline]] inline void for_each_column(const MaxPoolColumns& windows, const T* row,
+                                                   std::ptrdiff_t ox, Lanes lanes,
+                                                   std::ptrdiff_t offset, Body&& body) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
     constexpr int size = V::size;
-    const std::ptrdiff_t start = ox * (step > 0 ? step : windows.stride) - windows.pad;
+    const T* p = row + ox * (step > 0 ? step : windows.stride) - windows.pad;
     const auto load_at = [&](std::ptrdiff_t column) [[gnu::always_inline]] {
-        return inside ? Types::load_elements(row + column, AllLanes{})
-                      : Types::load_padded(row, column, windows.width);
+        return Types::load_elements(p + column, AllLanes{});
     };
     if constexpr (step == 1) {
         for (std::ptrdiff_t s = 0; s < windows.kernel; ++s)
-            body(load_at(start + s * windows.dilation), offset + s * windows.dilation);
+            body(load_at(s * windows.dilation), offset + s * windows.dilation);
     } else if constexpr (step == 2) {
         std::ptrdiff_t s = 0;
         if (windows.dilation == 1) {
             for (; s + 1 < windows.kernel; s += 2) {
-                const V low = load_at(start + s);
-                const V high = load_at(start + s + size);
+                const V low = load_at(s);
+                const V high = load_at(s + size);
                 body(even_lanes(low, high), offset + s);
                 body(odd_lanes(low, high), offset + s + 1);
             }
         }
         for (; s < windows.kernel; ++s) {
             const std::ptrdiff_t tap = s * windows.dilation;
-            body(even_lanes_overlapping(load_at(start + tap), load_at(start + tap + size - 1)),
-                 offset + tap);
+            body(even_lanes_overlapping(load_at(tap), load_at(tap + size - 1)), offset + tap);
         }
     } else {
+        int count = size;
+        if constexpr (std::is_same_v<Lanes, FirstLanes>) count = lanes.count;
         for (std::ptrdiff_t s = 0; s < windows.kernel; ++s) {
             const std::ptrdiff_t tap = s * windows.dilation;
             T element[size];
-            for (int lane = 0; lane < size; ++lane) {
-                const std::ptrdiff_t column = start + tap + lane * windows.stride;
-                element[lane] = inside || (column >= 0 && column < windows.width)
-                                    ? row[column]
-                                    : Types::lowest_element();
-            }
+            for (int lane = 0; lane < size; ++lane)
+                element[lane] =
+                    lane < count ? p[tap + lane * windows.stride] : Types::lowest_element();
             body(Types::load_elements(element, AllLanes{}), offset + tap);
         }
     }
 }
 
-// Calls vector(ox, lanes, inside) for vectors of outputs, where `inside` is a constant, and single(ox)
-// for outputs. What lies inside is done by whole vectors, the last of which overlaps the one before:
-// doing an output twice changes nothing. The few windows that reach into the padding go one by one;
-// only rows too short for a vector meet the padding in vectors.
-template <class Isa, int size, class Vector, class Single>
-[[gnu::always_inline]] inline void for_each_window(const MaxPoolColumns<Isa>& windows,
-                                                   Vector&& vector, Single&& single) {
-    if (windows.inside_end - windows.inside_begin < size) {
-        for_each_vec<Isa, size>(windows.count, [&](std::ptrdiff_t ox, auto lanes)
-                                                   [[gnu::always_inline]] {
-            vector(ox, lanes, std::false_type{});
-        });
-        return;
-    }
-    std::ptrdiff_t ox = 0;
-    for (; ox < windows.inside_begin; ++ox) single(ox);
-    while (ox < windows.inside_end) {
-        vector(smaller<Isa>(ox, windows.inside_end - size), AllLanes{}, std::true_type{});
-        ox += size;
-    }
-    for (ox = windows.inside_end; ox < windows.count; ++ox) single(ox);
+// Calls body(ox, lanes) for the vectors of a row of outputs. The last one overlaps the one before,
+// so that it reads no further than its windows: doing an output twice changes nothing. A row shorter
+// than a vector reads up to two vectors beyond its windows.
+template <class Isa, int size, class Body>
+[[gnu::always_inline]] inline void for_each_vec_of_windows(std::ptrdiff_t count, Body&& body) {
+    if (count < size) return body(0, FirstLanes{static_cast<int>(count)});
+    for (std::ptrdiff_t ox = 0; ox < count; ox += size)
+        body(smaller<Isa>(ox, count - size), AllLanes{});
 }
 
 template <class Isa, class T>
@@ -246,25 +205,6 @@ template <class Isa, class T, bool with_indices>
             select(wins, Types::Offsets::splat(static_cast<I>(offset)), best.offset);
     }
     best.value = select(wins, tap, best.value);
-}
-
-// The same for one window, some of whose taps in this row are padding. `best` is the address of the
-// best element so far.
-template <class Isa, class T>
-[[gnu::always_inline]] inline void take_window(const MaxPoolColumns<Isa>& windows, const T* row,
-                                               std::ptrdiff_t ox, std::ptrdiff_t offset,
-                                               typename MaxPoolTypes<Isa, T>::C& best,
-                                               const T*& element, std::ptrdiff_t& best_offset) {
-    std::ptrdiff_t column = ox * windows.stride - windows.pad;
-    for (std::ptrdiff_t s = 0; s < windows.kernel; ++s, column += windows.dilation) {
-        if (column < 0 || column >= windows.width) continue;
-        const typename MaxPoolTypes<Isa, T>::C tap = MaxPoolTypes<Isa, T>::value_of(row + column);
-        if (tap > best || (tap != tap && best == best)) {
-            best = tap;
-            element = row + column;
-            best_offset = offset + s * windows.dilation;
-        }
-    }
 }
 
 template <class Isa, class T, bool with_indices, class EachTap>
@@ -338,13 +278,12 @@ struct MaxPoolRow {
 };
 
 template <class Isa, int step, class T>
-void max_pool_row(const MaxPoolRow<Isa, T>& in, const MaxPoolColumns<Isa>& windows) {
+void max_pool_row(const MaxPoolRow<Isa, T>& in, const MaxPoolColumns& windows) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
     using Offsets = typename Types::Offsets;
-    for_each_window<Isa, V::size>(
-        windows,
-        [&](std::ptrdiff_t ox, auto lanes, auto inside) [[gnu::always_inline]] {
+    for_each_vec_of_windows<Isa, V::size>(
+        windows.count, [&](std::ptrdiff_t ox, auto lanes) [[gnu::always_inline]] {
             MaxPoolState<Isa, T> start;
             if (in.starts) {
                 using I = typename Types::I;
@@ -357,52 +296,58 @@ void max_pool_row(const MaxPoolRow<Isa, T>& in, const MaxPoolColumns<Isa>& windo
             const MaxPoolState<Isa, T> best = max_of_taps<Isa, T, true>(
                 start, [&](auto&& body) [[gnu::always_inline]] {
                     for (int r = 0; r < in.rows; ++r)
-                        for_each_column<Isa, step, decltype(inside)::value>(
-                            windows, in.row[r], ox, in.first_offset + r * in.row_offset, body);
+                        for_each_column<Isa, step>(windows, in.row[r], ox, lanes,
+                                                   in.first_offset + r * in.row_offset, body);
                 });
             Types::store_elements(in.y + ox, best.value, lanes);
-            if (in.ends) {
+            if (in.ends)
                 store_indices<Isa>(in.indices + ox, best.offset, in.base + ox * windows.stride,
                                    windows.stride, lanes);
-            } else {
-                store_vec<Isa>(in.offsets + ox, best.offset, lanes);
-            }
-        },
-        [&](std::ptrdiff_t ox) {
-            using I = typename Types::I;
-            const T padding = Types::lowest_element();
-            const T* element = in.starts ? &padding : in.y + ox;
-            typename Types::C best = Types::value_of(element);
-            std::ptrdiff_t offset =
-                in.starts ? in.first_column[ox] + in.first_row : in.offsets[ox];
-            for (int r = 0; r < in.rows; ++r)
-                take_window<Isa>(windows, in.row[r], ox, in.first_offset + r * in.row_offset, best,
-                                 element, offset);
-            in.y[ox] = *element;
-            if (in.ends) {
-                in.indices[ox] = in.base + ox * windows.stride + offset;
-            } else {
-                in.offsets[ox] = static_cast<I>(offset);
-            }
+            // The last vector meets the state of the one that it overlaps, so that is kept as well.
+            if (!in.ends || !in.starts) store_vec<Isa>(in.offsets + ox, best.offset, lanes);
         });
 }
 
-// What a task of either kind needs to know and to hold.
+// What the tasks of either kind need to know.
 template <class Isa, class T>
 struct MaxPoolPlanes {
+    static constexpr int most = MaxPoolRow<Isa, T>::most;
+    static constexpr std::ptrdiff_t slots = RowRing<Isa, T>::slots;
     const Pool2dShape& shape;
-    MaxPoolColumns<Isa> windows;
+    MaxPoolColumns windows;
     RowRing<Isa, T> ring;
 
     MaxPoolPlanes(const Pool2dShape& shape, const ImageStrides& stride)
         : shape(shape), windows(shape) {
+        constexpr int size = MaxPoolTypes<Isa, T>::V::size;
         ring.width = shape.width;
+        ring.left = shape.pad_w;
+        ring.right = (shape.out_w - 1) * shape.stride_w - shape.pad_w +
+                     (shape.kernel_w - 1) * shape.dilation_w + 1;
+        if (shape.out_w < size) ring.right = larger<Isa>(ring.right, shape.width) + 4 * size;
         ring.stride_h = stride.h;
         ring.stride_w = stride.w;
     }
     std::ptrdiff_t start(std::ptrdiff_t oy) const { return oy * shape.stride_h - shape.pad_h; }
     Taps rows_inside(std::ptrdiff_t oy) const {
         return taps_inside<Isa>(start(oy), shape.kernel_h, shape.dilation_h, shape.height);
+    }
+    // Rows of one group, and of the windows below that share them, fit a ring; so do those of the
+    // next row of outputs.
+    bool reuses_rows() const {
+        return (smaller<Isa>(shape.kernel_h, most) - 1) * shape.dilation_h < slots;
+    }
+    bool looks_ahead() const {
+        return shape.dilation_h == 1 && shape.kernel_h <= most &&
+               shape.kernel_h + 2 * shape.stride_h < slots;
+    }
+    // Where `looks_ahead`: f(row) for the rows of the windows at oy, from `next` on, which then is
+    // the first row after them.
+    template <class F>
+    [[gnu::always_inline]] inline void for_new_rows(std::ptrdiff_t oy, std::ptrdiff_t& next,
+                                                    const F& f) const {
+        const std::ptrdiff_t end = smaller<Isa>(shape.height, start(oy) + shape.kernel_h);
+        for (next = larger<Isa>(next, start(oy)); next < end; ++next) f(next);
     }
 };
 
@@ -413,18 +358,17 @@ void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* 
     using I = typename Row::I;
     using Ring = RowRing<Isa, T>;
     const std::ptrdiff_t row_offset = shape.dilation_h * shape.width;
-    // Rows of one group, and of the windows below that share them, stay in the ring.
-    const bool reuse =
-        (smaller<Isa>(shape.kernel_h, Row::most) - 1) * shape.dilation_h < Ring::slots;
     for_row_blocks<Isa>(
         shape.batch, shape.channels, shape.out_h,
         shape.out_w * shape.kernel_h * shape.kernel_w + 64, [&](RowRange<Isa> range) {
             MaxPoolPlanes<Isa, T> planes(shape, stride);
+            const bool reuse = planes.reuses_rows();
             const std::size_t line =
                 ScratchParts<Isa>::aligned(static_cast<std::size_t>(shape.out_w) * sizeof(I));
             ScratchParts<Isa> parts{
-                static_cast<char*>(thread_scratch(Ring::scratch_size(shape.width) + 2 * line))};
-            planes.ring.use_scratch(parts);
+                static_cast<char*>(thread_scratch(planes.ring.scratch_size() + 2 * line))};
+            const bool ahead = planes.looks_ahead() && !planes.ring.direct;
+            planes.ring.use_scratch(parts, MaxPoolTypes<Isa, T>::lowest_element());
             I* first_column = parts.template take<I>(shape.out_w);
             for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox) {
                 const Taps taps = taps_inside<Isa>(ox * shape.stride_w - shape.pad_w,
@@ -437,7 +381,11 @@ void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* 
             row.row_offset = row_offset;
             while (range.next_plane()) {
                 planes.ring.set_plane(x + range.outer * stride.n + range.inner * stride.c);
+                std::ptrdiff_t copied = 0;
                 for (std::ptrdiff_t oy = range.first; oy < range.last; ++oy) {
+                    if (ahead && oy + 1 < range.last)
+                        planes.for_new_rows(oy + 1, copied,
+                                            [&](std::ptrdiff_t h) { planes.ring.row(h); });
                     const Taps taps = planes.rows_inside(oy);
                     const std::ptrdiff_t at = (range.plane() * shape.out_h + oy) * shape.out_w;
                     row.y = y + at;
@@ -452,7 +400,7 @@ void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* 
                         for (int k = 0; k < row.rows; ++k) {
                             const std::ptrdiff_t h = planes.start(oy) + (r + k) * shape.dilation_h;
                             row.row[k] =
-                                reuse ? planes.ring.row(h) : planes.ring.row_in_slot(h, k);
+                                planes.ring.row_in_slot(h, reuse ? Ring::slot_of(h) : k);
                         }
                         max_pool_row<Isa, step>(row, planes.windows);
                     }
@@ -464,29 +412,19 @@ void max_pool_planes_with_indices(const Pool2dShape& shape, T* y, std::int64_t* 
 // The maxima of one image row's windows. False if there may be a NaN: the sum of all taps says so,
 // or infinities do without need.
 template <class Isa, int step, class T>
-bool max_of_row(T* maxima, const T* row, const MaxPoolColumns<Isa>& windows) {
+bool max_of_row(T* maxima, const T* row, const MaxPoolColumns& windows) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
     V sum = V::zero();
-    for_each_window<Isa, V::size>(
-        windows,
-        [&](std::ptrdiff_t ox, auto lanes, auto inside) [[gnu::always_inline]] {
+    for_each_vec_of_windows<Isa, V::size>(
+        windows.count, [&](std::ptrdiff_t ox, auto lanes) [[gnu::always_inline]] {
             MaxPoolState<Isa, T> best = {V::splat(Types::lowest()), {}};
-            V taps = V::zero();
-            for_each_column<Isa, step, decltype(inside)::value>(
-                windows, row, ox, 0, [&](V tap, std::ptrdiff_t offset) [[gnu::always_inline]] {
-                    take_number<Isa, T, false>(best, taps, tap, offset);
+            for_each_column<Isa, step>(
+                windows, row, ox, lanes, 0,
+                [&](V tap, std::ptrdiff_t offset) [[gnu::always_inline]] {
+                    take_number<Isa, T, false>(best, sum, tap, offset);
                 });
             Types::store_elements(maxima + ox, best.value, lanes);
-            if constexpr (Types::has_nan) sum = select(is_nan(taps), taps, sum);
-        },
-        [&](std::ptrdiff_t ox) {
-            const T padding = Types::lowest_element();
-            const T* element = &padding;
-            typename Types::C best = Types::lowest();
-            std::ptrdiff_t offset;
-            take_window<Isa>(windows, row, ox, 0, best, element, offset);
-            maxima[ox] = *element;
         });
     if constexpr (Types::has_nan) return !any(is_nan(sum));
     return true;
@@ -494,13 +432,12 @@ bool max_of_row(T* maxima, const T* row, const MaxPoolColumns<Isa>& windows) {
 
 // The same with NaN: the first one of a window is its maximum.
 template <class Isa, class T>
-[[gnu::noinline]] void max_of_row_with_nan(T* maxima, const T* row,
-                                           const MaxPoolColumns<Isa>& windows) {
+[[gnu::noinline]] void max_of_row_with_nan(T* maxima, const T* row, const MaxPoolColumns& windows) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
     for_each_vec<Isa, V::size>(windows.count, [&](std::ptrdiff_t ox, auto lanes) {
         MaxPoolState<Isa, T> best = {V::splat(Types::lowest()), {}};
-        for_each_column<Isa, 0, false>(windows, row, ox, 0, [&](V tap, std::ptrdiff_t offset) {
+        for_each_column<Isa, 0>(windows, row, ox, lanes, 0, [&](V tap, std::ptrdiff_t offset) {
             take_tap<Isa, T, false>(best, tap, offset);
         });
         Types::store_elements(maxima + ox, best.value, lanes);
@@ -513,7 +450,8 @@ template <class Isa, class T, bool starts>
 void max_of_rows(T* y, const T* const* rows, int count, std::ptrdiff_t out_w) {
     using Types = MaxPoolTypes<Isa, T>;
     using V = typename Types::V;
-    for_each_vec<Isa, V::size>(out_w, [&](std::ptrdiff_t ox, auto lanes) [[gnu::always_inline]] {
+    for_each_vec_of_windows<Isa, V::size>(out_w, [&](std::ptrdiff_t ox, auto lanes)
+                                                     [[gnu::always_inline]] {
         const MaxPoolState<Isa, T> start = {
             starts ? V::splat(Types::lowest()) : Types::load_elements(y + ox, lanes), {}};
         const MaxPoolState<Isa, T> best = max_of_taps<Isa, T, false>(
@@ -529,36 +467,44 @@ template <class Isa, int step, class T>
 void max_pool_planes(const Pool2dShape& shape, T* y, const T* x, const ImageStrides& stride) {
     using Types = MaxPoolTypes<Isa, T>;
     using Ring = RowRing<Isa, T>;
-    constexpr std::ptrdiff_t slots = Ring::slots;
-    constexpr int most = MaxPoolRow<Isa, T>::most;
-    const bool reuse = (smaller<Isa>(shape.kernel_h, most) - 1) * shape.dilation_h < slots;
-    const std::ptrdiff_t pitch = Ring::pitch(shape.out_w);
     for_row_blocks<Isa>(
         shape.batch, shape.channels, shape.out_h,
         shape.out_w * (shape.kernel_h + shape.stride_h * shape.kernel_w) + 64,
         [&](RowRange<Isa> range) {
             MaxPoolPlanes<Isa, T> planes(shape, stride);
-            ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(
-                Ring::scratch_size(shape.width) + Ring::scratch_size(shape.out_w)))};
-            planes.ring.use_scratch(parts);
-            T* maxima = parts.template take<T>(slots * pitch);
-            std::ptrdiff_t* held = parts.template take<std::ptrdiff_t>(slots);
-            const auto reduced_row = [&](std::ptrdiff_t h, std::ptrdiff_t slot) {
-                T* line = maxima + slot * pitch;
-                if (held[slot] != h) {
-                    held[slot] = h;
-                    const T* row = planes.ring.row_in_slot(h, 0);
-                    if (!max_of_row<Isa, step>(line, row, planes.windows)) {
-                        if constexpr (Types::has_nan)
-                            max_of_row_with_nan<Isa>(line, row, planes.windows);
-                    }
+            constexpr int most = planes.most;
+            const bool reuse = planes.reuses_rows();
+            const bool ahead = planes.looks_ahead();
+            Ring maxima;
+            maxima.width = shape.out_w;
+            const std::size_t rows_size = planes.ring.scratch_size();
+            ScratchParts<Isa> parts{
+                static_cast<char*>(thread_scratch(rows_size + maxima.scratch_size()))};
+            planes.ring.use_scratch(parts, Types::lowest_element());
+            maxima.use_scratch(parts, Types::lowest_element());
+            const auto reduce = [&](std::ptrdiff_t h, std::ptrdiff_t slot) {
+                T* line = maxima.copies + slot * maxima.pitch;
+                const T* row = planes.ring.row(h);
+                if (!max_of_row<Isa, step>(line, row, planes.windows)) {
+                    if constexpr (Types::has_nan)
+                        max_of_row_with_nan<Isa>(line, row, planes.windows);
                 }
-                return line;
             };
             while (range.next_plane()) {
                 planes.ring.set_plane(x + range.outer * stride.n + range.inner * stride.c);
-                for (std::ptrdiff_t slot = 0; slot < slots; ++slot) held[slot] = -1;
+                maxima.set_plane(nullptr);
+                std::ptrdiff_t copied = 0, reduced = 0;
                 for (std::ptrdiff_t oy = range.first; oy < range.last; ++oy) {
+                    if (ahead) {
+                        const auto reduce_row = [&](std::ptrdiff_t h) {
+                            reduce(h, Ring::slot_of(h));
+                        };
+                        if (!planes.ring.direct && oy + 2 < range.last)
+                            planes.for_new_rows(oy + 2, copied,
+                                                [&](std::ptrdiff_t h) { planes.ring.row(h); });
+                        planes.for_new_rows(oy, reduced, reduce_row);
+                        if (oy + 1 < range.last) planes.for_new_rows(oy + 1, reduced, reduce_row);
+                    }
                     const Taps taps = planes.rows_inside(oy);
                     T* y_row = y + (range.plane() * shape.out_h + oy) * shape.out_w;
                     for (std::ptrdiff_t r = taps.first; r < taps.end; r += most) {
@@ -566,7 +512,12 @@ void max_pool_planes(const Pool2dShape& shape, T* y, const T* x, const ImageStri
                         const int count = static_cast<int>(smaller<Isa>(taps.end - r, most));
                         for (int k = 0; k < count; ++k) {
                             const std::ptrdiff_t h = planes.start(oy) + (r + k) * shape.dilation_h;
-                            rows[k] = reduced_row(h, reuse ? h % slots : k);
+                            const std::ptrdiff_t slot = reuse ? Ring::slot_of(h) : k;
+                            if (!ahead && maxima.held[slot] != h) {
+                                maxima.held[slot] = h;
+                                reduce(h, slot);
+                            }
+                            rows[k] = maxima.copies + slot * maxima.pitch;
                         }
                         if (r == taps.first) {
                             max_of_rows<Isa, T, true>(y_row, rows, count, shape.out_w);
@@ -743,7 +694,7 @@ void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
 // Channels of a task: cache lines of grad_y are shared by no two tasks, and the float32 copy of a
 // narrow result stays small.
 template <class T>
-constexpr std::ptrdiff_t scatter_channels = sizeof(T) == 2 ? 8 : 32;
+constexpr std::ptrdiff_t scatter_channels = sizeof(T) == 2 ? 8 : 64;
 
 template <class Isa, Storage T>
 void scatter_channels_last(const Pool2dShape& shape, T* grad_x, const T* grad_y,
@@ -777,26 +728,25 @@ void scatter_channels_last(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                     for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t i, auto lanes) {
                         store_vec<Isa>(sums + pixel * pitch + i, V::zero(), lanes);
                     });
-                for (std::ptrdiff_t pixel = 0; pixel < shape.out_h * shape.out_w; ++pixel) {
-                    const std::ptrdiff_t oy = pixel / shape.out_w;
-                    const std::ptrdiff_t ox = pixel % shape.out_w;
-                    const T* g = grad_y + n * grad_stride.n + oy * grad_stride.h +
-                                 ox * grad_stride.w + first;
-                    const std::int64_t* index = indices + n * index_stride.n +
-                                                oy * index_stride.h + ox * index_stride.w +
-                                                first * index_stride.c;
-                    const auto report = [&](std::ptrdiff_t c) {
-                        outside.report((n * shape.channels + first + c) * shape.out_h * shape.out_w +
-                                       pixel);
-                    };
-                    if (index_stride.c == 1) {
-                        scatter_line<Isa>(sums, plane_size, pitch, 1, count, g, 1, index, 1,
-                                          report);
-                    } else {
-                        scatter_line<Isa>(sums, plane_size, pitch, 1, count, g, 1, index,
-                                          index_stride.c, report);
+                for (std::ptrdiff_t oy = 0; oy < shape.out_h; ++oy)
+                    for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox) {
+                        const T* g = grad_y + n * grad_stride.n + oy * grad_stride.h +
+                                     ox * grad_stride.w + first;
+                        const std::int64_t* index = indices + n * index_stride.n +
+                                                    oy * index_stride.h + ox * index_stride.w +
+                                                    first * index_stride.c;
+                        const auto report = [&](std::ptrdiff_t c) {
+                            const std::ptrdiff_t plane = n * shape.channels + first + c;
+                            outside.report((plane * shape.out_h + oy) * shape.out_w + ox);
+                        };
+                        if (index_stride.c == 1) {
+                            scatter_line<Isa>(sums, plane_size, pitch, 1, count, g, 1, index, 1,
+                                              report);
+                        } else {
+                            scatter_line<Isa>(sums, plane_size, pitch, 1, count, g, 1, index,
+                                              index_stride.c, report);
+                        }
                     }
-                }
                 if constexpr (!direct) {
                     for (std::ptrdiff_t pixel = 0; pixel < plane_size; ++pixel)
                         for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t i, auto lanes) {

@@ -19,6 +19,15 @@ template <class Isa>
     return a > b ? a : b;
 }
 
+// n / d for n >= 0: strides and dilations are nearly always 1 or 2, and a division takes longer than
+// pooling a short row.
+template <class Isa>
+[[gnu::always_inline]] inline std::ptrdiff_t quotient(std::ptrdiff_t n, std::ptrdiff_t d) {
+    if (d == 1) return n;
+    if (d == 2) return n >> 1;
+    return n / d;
+}
+
 // A run of consecutive rows of consecutive planes: while (next_plane()) visits rows [first, last) of
 // plane (outer, inner).
 template <class Isa>
@@ -86,62 +95,78 @@ struct Taps {
 template <class Isa>
 [[gnu::always_inline]] inline Taps taps_inside(std::ptrdiff_t start, std::ptrdiff_t kernel,
                                                std::ptrdiff_t dilation, std::ptrdiff_t size) {
-    std::ptrdiff_t first = start >= 0 ? 0 : (dilation - 1 - start) / dilation;
-    std::ptrdiff_t end = start >= size ? 0 : (size - start + dilation - 1) / dilation;
+    std::ptrdiff_t first = start >= 0 ? 0 : quotient<Isa>(dilation - 1 - start, dilation);
+    std::ptrdiff_t end =
+        start >= size ? 0 : quotient<Isa>(size - start + dilation - 1, dilation);
     return {first, smaller<Isa>(kernel, end)};
 }
 
-// Rows of one plane with unit stride: the plane's own where that is what they are, else copies in a
-// ring of `slots` rows, so that windows that overlap copy a row once.
+// Rows of one plane as vectors want them: unit stride, and `padding` where windows reach beyond the
+// image. The plane's own rows where that is what they are, else copies in a ring of `slots` rows, so
+// that windows that overlap copy a row once. Vectors that straddle two stores of a copy wait until
+// both are in the cache: whoever can asks for rows some time before they are read.
 template <class Isa, class T>
 struct RowRing {
     static constexpr std::ptrdiff_t slots = 16;
 
-    T* copies = nullptr;
-    std::ptrdiff_t* held = nullptr;  // which row a slot holds, -1 for none
     std::ptrdiff_t width = 0;
+    std::ptrdiff_t left = 0;   // columns before column 0
+    std::ptrdiff_t right = 0;  // columns from column 0 on, if not `width`
     const T* plane = nullptr;
     std::ptrdiff_t stride_h = 0, stride_w = 0;
+    T* copies = nullptr;
+    std::ptrdiff_t* held = nullptr;  // which row a slot holds, -1 for none
 
-    // Whole cache lines, and never a multiple of 4 KB, where all rows would share a few cache sets.
-    static std::ptrdiff_t pitch(std::ptrdiff_t width) {
-        constexpr std::ptrdiff_t line = 64 / static_cast<std::ptrdiff_t>(sizeof(T));
-        return ((width + line - 1) / line | 1) * line;
-    }
-    static std::size_t scratch_size(std::ptrdiff_t width) {
+    // Set by scratch_size().
+    bool direct = true;
+    std::ptrdiff_t margin = 0;  // whole cache lines before column 0, so that whole lines are copied
+    std::ptrdiff_t pitch = 0;   // never a multiple of 4 KB, where all rows would share few cache sets
+
+    static constexpr std::ptrdiff_t line = 64 / static_cast<std::ptrdiff_t>(sizeof(T));
+
+    std::size_t scratch_size() {
         using Parts = ScratchParts<Isa>;
-        return Parts::aligned(static_cast<std::size_t>(slots * pitch(width)) * sizeof(T)) +
+        direct = stride_w == 1 && left == 0 && right <= width;
+        margin = (left + line - 1) / line * line;
+        pitch = ((margin + larger<Isa>(right, width) + line - 1) / line | 1) * line;
+        return Parts::aligned(static_cast<std::size_t>(slots * pitch) * sizeof(T)) +
                Parts::aligned(slots * sizeof(std::ptrdiff_t));
     }
-    void use_scratch(ScratchParts<Isa>& parts) {
-        copies = parts.template take<T>(slots * pitch(width));
+    void use_scratch(ScratchParts<Isa>& parts, T padding) {
+        copies = parts.template take<T>(slots * pitch);
         held = parts.template take<std::ptrdiff_t>(slots);
+        if (left > 0 || right > width)
+            for (std::ptrdiff_t i = 0; i < slots * pitch; ++i) copies[i] = padding;
     }
     void set_plane(const T* p) {
         plane = p;
-        if (stride_w == 1) return;
         for (std::ptrdiff_t slot = 0; slot < slots; ++slot) held[slot] = -1;
     }
 
-    // Row y. It stays valid while rows within `slots` of it are asked for.
-    const T* row(std::ptrdiff_t y) {
+    static std::ptrdiff_t slot_of(std::ptrdiff_t y) { return y & (slots - 1); }
+
+    // Column 0 of row y. It stays valid while rows within `slots` of it are asked for.
+    const T* row(std::ptrdiff_t y) { return row_in_slot(y, slot_of(y)); }
+    // The same where the caller says which slot is free.
+    const T* row_in_slot(std::ptrdiff_t y, std::ptrdiff_t slot) {
         const T* source = plane + y * stride_h;
-        if (stride_w == 1) return source;
-        const std::ptrdiff_t slot = y % slots;
-        T* copy = copies + slot * pitch(width);
-        if (held[slot] != y) {
-            held[slot] = y;
+        if (direct) return source;
+        T* copy = copies + slot * pitch + margin;
+        if (held[slot] == y) return copy;
+        held[slot] = y;
+        if (stride_w == 1) {
+            std::ptrdiff_t i = 0;
+            for (; i + line <= width; i += line)
+                for (int part = 0; part < 64 / Isa::bytes; ++part) {
+                    Vec<Isa, float> v;
+                    constexpr std::ptrdiff_t step = Isa::bytes / sizeof(T);
+                    __builtin_memcpy(&v.raw, source + i + part * step, Isa::bytes);
+                    __builtin_memcpy(copy + i + part * step, &v.raw, Isa::bytes);
+                }
+            for (; i < width; ++i) copy[i] = source[i];
+        } else {
             for (std::ptrdiff_t i = 0; i < width; ++i) copy[i] = source[i * stride_w];
         }
-        return copy;
-    }
-    // The same for rows that are further apart: the caller says which slot is free.
-    const T* row_in_slot(std::ptrdiff_t y, std::ptrdiff_t slot) {
-        if (stride_w == 1) return plane + y * stride_h;
-        held[slot] = -1;
-        const T* source = plane + y * stride_h;
-        T* copy = copies + slot * pitch(width);
-        for (std::ptrdiff_t i = 0; i < width; ++i) copy[i] = source[i * stride_w];
         return copy;
     }
 };

@@ -1,5 +1,5 @@
 #pragma once
-// Vec operations that move or widen lanes: every second element, interleaving, halves. All are
+// Vec operations that move lanes: every second element, interleaving, halves of integers. All are
 // compiler shuffles with constant indices, so one text serves every level and architecture.
 #include <cstdint>
 #include <utility>

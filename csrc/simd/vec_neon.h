@@ -59,13 +59,6 @@ template <class Isa, class T>
     for (int i = 0; i < count; ++i) v.raw[i] = p[i];
     return v;
 }
-// Lanes [begin, end) from p[begin] ... p[end - 1], `fill` in the others, whose memory is not read.
-template <class Isa, class T>
-[[gnu::always_inline]] inline Vec<Isa, T> load_within(const T* p, int begin, int end, T fill) {
-    Vec<Isa, T> v = Vec<Isa, T>::splat(fill);
-    for (int i = begin; i < end; ++i) v.raw[i] = p[i];
-    return v;
-}
 template <class Isa, class T>
 [[gnu::always_inline]] inline void store_first(T* p, Vec<Isa, T> v, int count) {
     for (int i = 0; i < count; ++i) p[i] = v.raw[i];
@@ -140,6 +133,19 @@ template <class Isa>
 [[gnu::always_inline]] inline void store_narrowed(float* p, Vec<Isa, double> v) {
     vst1_f32(p, vcvt_f32_f64(reinterpret_cast<float64x2_t>(v.raw)));
 }
+
+// Eight entries of 4 bytes, looked up by the low three bits of each lane.
+template <class Isa, class T>
+struct Table8 {
+    const T* memory;
+
+    [[gnu::always_inline]] explicit inline Table8(const T* from) : memory(from) {}
+    [[gnu::always_inline]] inline Vec<Isa, T> operator[](Vec<Isa, std::int32_t> index) const {
+        Vec<Isa, T> r;
+        for (int i = 0; i < Vec<Isa, T>::size; ++i) r.raw[i] = memory[index.raw[i] & 7];
+        return r;
+    }
+};
 
 // 0, 1, 2, ... by lane.
 template <class Isa>

@@ -192,40 +192,6 @@ template <class Isa, class T, class Piece>
     }
 }
 
-// Lanes [begin, end) from p[begin] ... p[end - 1], `fill` in the others, whose memory is not read.
-template <class Isa, class T>
-[[gnu::always_inline]] inline Vec<Isa, T> load_within(const T* p, int begin, int end, T fill) {
-    using V = Vec<Isa, T>;
-    if constexpr (Isa::bytes == 64 && sizeof(T) == 4) {
-        const __mmask16 m = static_cast<__mmask16>((1u << end) - (1u << begin));
-        return {reinterpret_cast<typename V::Raw>(_mm512_mask_loadu_epi32(
-            reinterpret_cast<__m512i>(V::splat(fill).raw), m, p))};
-    } else if constexpr (Isa::bytes == 64) {
-        const __mmask8 m = static_cast<__mmask8>((1u << end) - (1u << begin));
-        return {reinterpret_cast<typename V::Raw>(_mm512_mask_loadu_epi64(
-            reinterpret_cast<__m512i>(V::splat(fill).raw), m, p))};
-    } else if constexpr (Isa::bytes == 32 && sizeof(T) == 4) {
-        const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        const __m256i m = _mm256_and_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane),
-                                           _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(begin - 1)));
-        const __m256i v = _mm256_maskload_epi32(reinterpret_cast<const int*>(p), m);
-        return {reinterpret_cast<typename V::Raw>(
-            _mm256_blendv_epi8(reinterpret_cast<__m256i>(V::splat(fill).raw), v, m))};
-    } else if constexpr (Isa::bytes == 32) {
-        const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
-        const __m256i m =
-            _mm256_and_si256(_mm256_cmpgt_epi64(_mm256_set1_epi64x(end), lane),
-                             _mm256_cmpgt_epi64(lane, _mm256_set1_epi64x(begin - 1)));
-        const __m256i v = _mm256_maskload_epi64(reinterpret_cast<const long long*>(p), m);
-        return {reinterpret_cast<typename V::Raw>(
-            _mm256_blendv_epi8(reinterpret_cast<__m256i>(V::splat(fill).raw), v, m))};
-    } else {
-        V v = V::splat(fill);
-        for (int i = begin; i < end; ++i) v.raw[i] = p[i];
-        return v;
-    }
-}
-
 // Non-temporal store; p is aligned to Isa::bytes, and stream_fence() follows the last one of a task.
 template <class Isa, class T>
 [[gnu::always_inline]] inline void stream(T* p, Vec<Isa, T> v) {
@@ -371,6 +337,39 @@ template <class Isa>
         _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_castps_si128(_mm_cvtpd_ps(v.raw)));
     }
 }
+
+// Eight entries of 4 bytes, looked up by the low three bits of each lane.
+template <class Isa, class T>
+struct Table8 {
+    Vec<Isa, T> entries;
+    const T* memory;
+
+    [[gnu::always_inline]] explicit inline Table8(const T* from) : memory(from) {
+        if constexpr (Isa::bytes == 64) {
+            __m256i once;
+            __builtin_memcpy(&once, from, sizeof(once));
+            entries.raw =
+                reinterpret_cast<typename Vec<Isa, T>::Raw>(_mm512_broadcast_i64x4(once));
+        } else if constexpr (Isa::bytes == 32) {
+            entries = loadu<Isa>(from);
+        }
+    }
+    [[gnu::always_inline]] inline Vec<Isa, T> operator[](Vec<Isa, std::int32_t> index) const {
+        if constexpr (Isa::bytes == 64) {
+            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(
+                _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(index.raw),
+                                         reinterpret_cast<__m512i>(entries.raw)))};
+        } else if constexpr (Isa::bytes == 32) {
+            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(
+                _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(entries.raw),
+                                            reinterpret_cast<__m256i>(index.raw)))};
+        } else {
+            Vec<Isa, T> r;
+            for (int i = 0; i < Vec<Isa, T>::size; ++i) r.raw[i] = memory[index.raw[i] & 7];
+            return r;
+        }
+    }
+};
 
 // 0, 1, 2, ... by lane.
 template <class Isa>
