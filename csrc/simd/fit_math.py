@@ -9,6 +9,7 @@ coefficient by coefficient. Needs mpmath.
 """
 
 import re
+import struct
 import sys
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def to_double(value):
     sign, man, exponent, _ = value._mpf_
     man = -int(man) if sign else int(man)
     return man * 2**exponent * 1.0 if exponent >= 0 else man / 2**-exponent
+
+
+def to_float(value):
+    """Round to the nearest float32, as a double."""
+    return struct.unpack("<f", struct.pack("<f", to_double(value)))[0]
 
 
 def horner(coefficients, x):
@@ -118,6 +124,19 @@ def exp_tail(first, degree, relative_to):
     return q, error
 
 
+def exp_table_tail(steps, degree):
+    """Fit exp(r) = 1 + r + r^2 q(r) for |r| <= ln 2 / (2 steps) in float32; return q and the error."""
+    h = LN2 / steps / 2 * (1 + mpf(2) ** -12)
+
+    def remainder(r):
+        return sum(r**i / factorial(i + 2) for i in range(20))
+
+    q = minimax(remainder, lambda r: r * r + mpf(2) ** -100, degree - 2, -h, h)
+    q = [to_float(c) for c in q]
+    error = largest_error(lambda r: r * r * (horner(q, r) - remainder(r)), -h, h)
+    return q, error
+
+
 def log_tail(degree):
     """Fit log(m) = w + w z p(z), z = w^2, m = (2 + w) / (2 - w); return p rounded, its error."""
 
@@ -171,6 +190,14 @@ def constants():
 
     c, error = exp_tail(1, 9, exp)
     yield "exp_fast_tail", c, f"exp(r) = 1 + r q(r), |r| <= ln 2 / 2: {report(error)}"
+    yield "sixteenth_powers", [to_double(mpf(2) ** (mpf(j) / 16)) for j in range(16)], "2^(j/16)"
+    for steps, degree in ((16, 4), (8, 5)):
+        c, error = exp_table_tail(steps, degree)
+        yield (
+            f"exp_{steps}_tail",
+            c,
+            f"exp(r) = 1 + r + r^2 q(r), |r| <= ln 2 / {2 * steps}, q in float32: {report(error)}",
+        )
     c, error = exp_tail(2, 10, lambda r: abs(expm1(r)))
     yield "expm1_fast_tail", c, f"expm1(r) = r + r^2 q(r), |r| <= ln 2 / 2: {report(error)}"
     sixth = to_double(mpf(1) / 6)

@@ -104,6 +104,18 @@ template <class Isa>
     return any((a & b) == Vec<Isa, std::int32_t>::splat(0));
 }
 
+// Whether a lane of a is not 0.
+template <class Isa>
+[[gnu::always_inline]] inline bool any_nonzero(Vec<Isa, std::int32_t> a) {
+    return any(a != Vec<Isa, std::int32_t>::splat(0));
+}
+
+// No register of 4 floats is worth using as a table.
+template <class Isa>
+constexpr bool has_lookup = false;
+template <class Isa, class T>
+Vec<Isa, T> lookup(Vec<Isa, T> table, Vec<Isa, std::int32_t> index);
+
 // 1 / a with a and the quotient rounded to float32.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {

@@ -269,6 +269,38 @@ template <class Isa>
     }
 }
 
+// Whether a lane of a is not 0.
+template <class Isa>
+[[gnu::always_inline]] inline bool any_nonzero(Vec<Isa, std::int32_t> a) {
+    if constexpr (Isa::bytes == 64) {
+        __m512i bits = reinterpret_cast<__m512i>(a.raw);
+        return _mm512_test_epi32_mask(bits, bits) != 0;
+    } else if constexpr (Isa::bytes == 32) {
+        __m256i bits = reinterpret_cast<__m256i>(a.raw);
+        return _mm256_testz_si256(bits, bits) == 0;
+    } else {
+        return any(a != Vec<Isa, std::int32_t>::splat(0));
+    }
+}
+
+// Whether a register is a table: lane i of lookup(table, index) is table[index[i] mod lanes].
+template <class Isa>
+constexpr bool has_lookup = Isa::bytes > 16;
+template <class Isa, class T>
+[[gnu::always_inline]] inline Vec<Isa, T> lookup(Vec<Isa, T> table, Vec<Isa, std::int32_t> index) {
+    static_assert(sizeof(T) == 4 && has_lookup<Isa>);
+    using Raw = typename Vec<Isa, T>::Raw;
+    if constexpr (Isa::bytes == 64) {
+        return {reinterpret_cast<Raw>(
+            _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(index.raw),
+                                     reinterpret_cast<__m512i>(table.raw)))};
+    } else {
+        return {reinterpret_cast<Raw>(
+            _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(table.raw),
+                                        reinterpret_cast<__m256i>(index.raw)))};
+    }
+}
+
 // 1 / a with a and the quotient rounded to float32.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {
