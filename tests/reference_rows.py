@@ -1,4 +1,4 @@
-"""Softmax, log-sum-exp and cross-entropy of a row as they are defined, in mpmath; rows that hurt."""
+"""Softmax, log-sum-exp and cross-entropy of a row by definition, in mpmath; rows that hurt."""
 
 from collections import Counter
 from functools import cache

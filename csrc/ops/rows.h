@@ -77,7 +77,7 @@ std::ptrdiff_t element_bytes(Element type) {
 }
 
 template <class C>
-constexpr Element element_of = sizeof(C) == 8 ? Element::float64 : Element::float32;
+constexpr Element storage_of = sizeof(C) == 8 ? Element::float64 : Element::float32;
 
 // A walk over the elements of some axes in C order, in runs along the last of them.
 struct Run {
@@ -246,7 +246,7 @@ void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptr
     constexpr std::ptrdiff_t lanes = Tile<Isa, C>::lanes;
     constexpr std::ptrdiff_t size = sizeof(C);
     using V = Vec<Isa, C>;
-    bool own_type = type == element_of<C>;
+    bool own_type = type == storage_of<C>;
     if (row_stride == element_bytes<Isa>(type)) {
         for (std::ptrdiff_t c = 0; c < cols; ++c) {
             char* memory = data + c * column_stride;
@@ -384,7 +384,7 @@ struct RowDriver {
     std::ptrdiff_t count = shape.rows;
 
     [[gnu::always_inline]] inline bool in_place(const RowOperand& a) const {
-        return shape.reduced_ndim == 1 && a.type == element_of<C> &&
+        return shape.reduced_ndim == 1 && a.type == storage_of<C> &&
                (a.reduced_stride[0] == sizeof(C) || shape.cols == 1);
     }
 

@@ -125,21 +125,21 @@ struct Exponentials<Isa, double> {
         p.lo = fma(a.lo, b, p.lo);
         return p;
     }
-    // |a| is scaled up and |b| down. A product that is subnormal is formed 2^600 times larger and rounded
-    // to the subnormal unit by adding a number whose own unit that is: in two steps it
-    // would be rounded twice.
+    // a b, rounded once. a is scaled up, b down. Next to the subnormal numbers the small parts of the
+    // product would be rounded on their own, so it is formed 2^600 times larger, and rounded to the
+    // subnormal unit by adding a number whose own unit that is.
     [[gnu::always_inline]] static inline D rounded_product(P a, P b) {
         D y = fma(a.hi, b.hi, fma(a.hi, b.lo, a.lo * b.hi));
-        Mask<Isa, double> low = (abs(y) < D::splat(0x1p-1021)) & (a.hi != D::zero());
+        Mask<Isa, double> low = (abs(y) < D::splat(0x1p-960)) & (a.hi != D::zero());
         if (any(low)) [[unlikely]] {
             D up = D::splat(0x1p600);
             P p = product(a, P{b.hi * up, b.lo * up});
             D unit = select(p.hi < D::zero(), D::splat(-0x1p-422), D::splat(0x1p-422));
             P s = two_sum(unit, p.hi);
-            D rounded = (s.hi + (s.lo + p.lo)) - unit;
-            // From the smallest normal number on, y's own rounding is the right one.
-            low = low & (abs(p.hi) < D::splat(0x1p-422));
-            y = select(low, rounded * D::splat(0x1p-600), y);
+            D subnormal = (s.hi + (s.lo + p.lo)) - unit;
+            Mask<Isa, double> is_subnormal = abs(p.hi) < D::splat(0x1p-422);
+            D larger = select(is_subnormal, subnormal, p.hi + p.lo);
+            y = select(low, larger * D::splat(0x1p-600), y);
         }
         return y;
     }

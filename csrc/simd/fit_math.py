@@ -1,4 +1,4 @@
-"""Fit the constants of math.h and triple.h.
+"""Fit the constants of math.h, triple.h and exp_float.h.
 
 ``python csrc/simd/fit_math.py`` prints every constant with its interval and maximal error;
 ``--check`` compares them with the headers instead and exits with status 1 where they differ.
@@ -29,6 +29,7 @@ from mpmath import (
     sqrt,
 )
 
+HEADERS = ("math.h", "triple.h", "exp_float.h")
 mp.prec = 300
 LN2 = log(2)
 # Where rounding x / ln 2 to the nearest integer may leave the remainder: half a step and a little.
@@ -125,7 +126,7 @@ def exp_tail(first, degree, relative_to):
 
 
 def exp_table_tail(steps, degree):
-    """Fit exp(r) = 1 + r + r^2 q(r) for |r| <= ln 2 / (2 steps) in float32; return q and the error."""
+    """Fit exp(r) = 1 + r + r^2 q(r), |r| <= ln 2 / (2 steps), in float32; return q, its error."""
     h = LN2 / steps / 2 * (1 + mpf(2) ** -12)
 
     def remainder(r):
@@ -252,27 +253,59 @@ def constants():
     )
 
 
+def float_constants():
+    """Yield (name, values, note) of exp_float.h."""
+    eighth = LN2 / 8
+    yield "eighths_per_ln2", [to_float(1 / eighth)], "8 / ln 2"
+    high = to_float(eighth)
+    yield "ln2_eighth_high", [high], "ln 2 / 8, high and low"
+    yield "ln2_eighth_low", [to_float(eighth - high)], ""
+    h = eighth / 2 * (1 + mpf(2) ** -18)
+
+    def remainder(r):
+        return sum(r**i / factorial(i + 2) for i in range(20))
+
+    c = minimax(remainder, lambda r: r**2 * exp(-r) + mpf(2) ** -120, 2, -h, h)
+    c = [to_float(v) for v in c]
+    error = largest_error(lambda r: (r + r * r * horner(c, r) - expm1(r)) / exp(r), -h, h)
+    yield (
+        "exp_float_tail",
+        c,
+        f"expm1(r) = r + r^2 q(r), |r| <= ln 2 / 16: relative error 2^{float(log(error, 2)):.2f}",
+    )
+    roots = [mpf(2) ** (mpf(j) / 8) for j in range(8)]
+    heads = [to_float(t) for t in roots]
+    patterns = [
+        struct.unpack("<i", struct.pack("<f", t))[0] - (j << 20) for j, t in enumerate(heads)
+    ]
+    yield "exp_float_bits", patterns, "The bits of 2^(j / 8) as float, less j 2^20."
+    rests = [to_float((t - head) / t) for t, head in zip(roots, heads, strict=True)]
+    yield "exp_float_low", rests, "1 - float(2^(j / 8)) / 2^(j / 8)"
+
+
 def in_header(name, text):
     """Read the constant of that name from the text of the headers, or None."""
-    found = re.search(rf"constexpr double {name}(?:\[\])? = ([^;]*);", text)
+    found = re.search(rf"constexpr (\S+) {name}(?:\[\])? = ([^;]*);", text)
     if found is None:
         return None
-    return [float.fromhex(v) for v in re.findall(r"-?0x[0-9a-fp.+-]+", found[1])]
+    if found[1] == "std::int32_t":
+        return [int(v, 16) for v in re.findall(r"0x[0-9a-f]+", found[2])]
+    return [float.fromhex(v) for v in re.findall(r"-?0x[0-9a-f.]+p[+-][0-9]+", found[2])]
 
 
 def main():
     """Print the constants, or check those of math.h."""
     check = sys.argv[1:] == ["--check"]
-    headers = [Path(__file__).parent / name for name in ("math.h", "triple.h")]
+    headers = [Path(__file__).parent / name for name in HEADERS]
     text = "".join(header.read_text() for header in headers) if check else ""
     wrong = []
-    for name, values, note in constants():
+    for name, values, note in (*constants(), *float_constants()):
         if check:
             if in_header(name, text) != values:
                 wrong.append(name)
             continue
         print(f"// {note}")
-        body = ",\n    ".join(v.hex() for v in values)
+        body = ",\n    ".join(v.hex() if isinstance(v, float) else hex(v) for v in values)
         if len(values) == 1:
             print(f"constexpr double {name} = {body};")
         else:
