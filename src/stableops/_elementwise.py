@@ -120,7 +120,8 @@ def sigmoid(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
     Notes
     -----
     float32, float16 and bfloat16 are correctly rounded (0.5 ULP): the tests run all 65,536 inputs of
-    the latter two, ``python -m benchmarks accuracy --exhaustive sigmoid`` the 2**32 of float32. float64: bound 1 ULP, worst found 0.500 ULP. Tiny results keep all their digits
+    the latter two, ``python -m benchmarks accuracy --exhaustive sigmoid`` the 2**32 of float32.
+    float64: bound 1 ULP, worst found 0.500 ULP. Tiny results keep all their digits
     down to the last subnormal, where 1 / (1 + exp(-x)) overflows.
 
     References
@@ -204,7 +205,8 @@ def log_sigmoid(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
     Notes
     -----
     float32, float16 and bfloat16 are correctly rounded (0.5 ULP): the tests run all 65,536 inputs of
-    the latter two, ``python -m benchmarks accuracy --exhaustive log_sigmoid`` the 2**32 of float32. float64: bound 1 ULP, worst found 0.503 ULP. Results next to 0
+    the latter two, ``python -m benchmarks accuracy --exhaustive log_sigmoid`` the 2**32 of float32.
+    float64: bound 1 ULP, worst found 0.503 ULP. Results next to 0
     keep all their digits, and large negative `x` comes back as it is.
 
     References
@@ -286,7 +288,8 @@ def softplus(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
     Notes
     -----
     float32, float16 and bfloat16 are correctly rounded (0.5 ULP): the tests run all 65,536 inputs of
-    the latter two, ``python -m benchmarks accuracy --exhaustive softplus`` the 2**32 of float32. float64: bound 1 ULP, worst found 0.501 ULP. Results next to 0
+    the latter two, ``python -m benchmarks accuracy --exhaustive softplus`` the 2**32 of float32.
+    float64: bound 1 ULP, worst found 0.501 ULP. Results next to 0
     keep all their digits; there is no threshold beyond which another formula is used.
 
     References
