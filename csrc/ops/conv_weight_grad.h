@@ -280,7 +280,7 @@ void weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dSh
     const std::ptrdiff_t lane_tasks = ceil_div(group_out, lanes);
     std::ptrdiff_t channel_tasks = ceil_div(group_in, limit);
     if (shape.groups * lane_tasks * channel_tasks < 8)
-        channel_tasks = larger(channel_tasks, smaller(smaller(group_in * taps / 144, group_in / 12),
+        channel_tasks = larger(channel_tasks, smaller(smaller(group_in * taps / 96, group_in / 12),
                                                       8 / (shape.groups * lane_tasks)));
     const std::ptrdiff_t tasks = lane_tasks * channel_tasks;
     parallel_for<Isa>(shape.groups * tasks, [&](std::ptrdiff_t task) {
