@@ -30,7 +30,7 @@ TEMPLATE = Path(__file__).with_name("report.html.in")
 # readable on white and on near-black
 PALETTE = (
     "#e0533d", "#4a90d9", "#8e6fd8", "#2aa58a", "#d99a2b", "#c3589f", "#7a8899", "#5aa83c",
-    "#3fb0c9", "#a3765a",
+    "#3fb0c9", "#8c8f3a", "#a3765a",
 )  # fmt: skip
 COLOURS = {peer.name: colour for peer, colour in zip(PEERS, PALETTE, strict=True)}
 ERROR_FLOOR = 0.01
@@ -237,6 +237,8 @@ def nms_figure(rows: Sequence[Row]) -> Figure | None:
         if row["operation"] != "nms" or row["family"] != "nms" or row["threads"] != fewest:
             continue
         kind = row["case"].rsplit(" ", 1)[-1]
+        if kind not in ("crowded", "sparse"):
+            continue
         for name, result in row["results"].items():
             if result["status"] in (TIMED, SLOW):
                 series.setdefault((name, kind), []).append((row["size"], result["min"]))

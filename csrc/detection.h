@@ -29,4 +29,23 @@ struct ScoreCut {
     double minimum;
 };
 
+struct SoftNmsOptions {
+    bool gaussian;         // else linear
+    double iou_threshold;  // linear
+    double sigma;          // gaussian
+    double minimum;        // scores not above it are dropped
+};
+
+enum class FusedConfidence { avg, max, box_and_model_avg, absent_model_aware_avg };
+
+struct FusionOptions {
+    double iou_threshold;
+    double minimum;  // boxes of lower scores are left out; not negative
+    FusedConfidence confidence;
+    bool allows_overflow;
+    const double* weights;  // one a model, not negative
+    std::ptrdiff_t models;
+    double weight_sum, weight_max;
+};
+
 }  // namespace stableops

@@ -21,9 +21,12 @@ constexpr Kernels kernels_of(const char* level) {
         .softmax_cross_entropy = KernelTable<Isa, PerCompute<CrossEntropyKernels>>::kernels,
         .conv2d = KernelTable<Isa, PerDtype<Conv2dKernels>>::kernels,
         .nms = KernelTable<Isa, PerDtype<NmsKernels>>::kernels,
+        .boxes = KernelTable<Isa, PerDtype<BoxesKernels>>::kernels,
+        .soft_nms = KernelTable<Isa, PerDtype<SoftNmsKernels>>::kernels,
+        .boxes_rotated = KernelTable<Isa, PerDtype<BoxesRotatedKernels>>::kernels,
+        .weighted_boxes_fusion = KernelTable<Isa, WeightedBoxesFusionKernels>::kernels,
         .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
         .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
-        .boxes = KernelTable<Isa, PerDtype<BoxesKernels>>::kernels,
     };
 }
 

@@ -60,6 +60,41 @@ struct NmsKernels {
                                   std::ptrdiff_t max_output);
 };
 
+template <Storage T>
+struct SoftNmsKernels {
+    std::ptrdiff_t (*soft_nms)(std::int64_t* indices, double* decayed_scores, BoxRows<T> boxes,
+                               const double* scores, const std::uint32_t* order,
+                               std::ptrdiff_t count, const SoftNmsOptions& options);
+};
+
+template <Storage T>
+struct BoxesRotatedKernels {
+    void (*box_iou_rotated)(T* iou, BoxRows<T> a, BoxRows<T> b);
+    std::ptrdiff_t (*nms_rotated)(std::int64_t* kept, BoxRows<T> boxes, const std::uint32_t* order,
+                                  std::ptrdiff_t count, double threshold,
+                                  std::ptrdiff_t max_output);
+};
+
+struct WeightedBoxesFusionKernels {
+    std::ptrdiff_t (*weighted_boxes_fusion)(double* fused_boxes, double* fused_scores,
+                                            std::int64_t* fused_classes, BoxRows<double> boxes,
+                                            Strided<double> scores, Strided<std::int64_t> classes,
+                                            Strided<std::int64_t> models,
+                                            const FusionOptions& options);
+};
+
+template <Storage T>
+struct BoxesKernels {
+    // Rows of four elements, or one element a row.
+    void (*box_area)(T* area, BoxRows<T> boxes);
+    void (*box_convert)(T* converted, BoxRows<T> boxes, BoxFormat from, BoxFormat to);
+    // An element for every row of a and b, those of b next to each other.
+    void (*box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+    void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
+};
+
 // Results are contiguous in the order that shape.channels_last names; strides are those of inputs.
 template <Storage T>
 struct Pool2dKernels {
@@ -82,18 +117,6 @@ struct Pool2dKernels {
 struct IntegerPool2dKernels {
     void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
                        const std::int64_t* x, const ImageStrides& stride);
-};
-
-template <Storage T>
-struct BoxesKernels {
-    // Rows of four elements, or one element a row.
-    void (*box_area)(T* area, BoxRows<T> boxes);
-    void (*box_convert)(T* converted, BoxRows<T> boxes, BoxFormat from, BoxFormat to);
-    // An element for every row of a and b, those of b next to each other.
-    void (*box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
-    void (*generalized_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
-    void (*distance_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
-    void (*complete_box_iou)(T* measures, BoxRows<T> a, BoxRows<T> b);
 };
 
 // One family of kernels for every storage type.
@@ -167,9 +190,12 @@ struct Kernels {
     const PerCompute<CrossEntropyKernels>& softmax_cross_entropy;
     const PerDtype<Conv2dKernels>& conv2d;
     const PerDtype<NmsKernels>& nms;
+    const PerDtype<BoxesKernels>& boxes;
+    const PerDtype<SoftNmsKernels>& soft_nms;
+    const PerDtype<BoxesRotatedKernels>& boxes_rotated;
+    const WeightedBoxesFusionKernels& weighted_boxes_fusion;
     const PerDtype<Pool2dKernels>& pool2d;
     const IntegerPool2dKernels& integer_pool2d;
-    const PerDtype<BoxesKernels>& boxes;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

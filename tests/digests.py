@@ -187,6 +187,39 @@ def sigmoid_cross_entropy(rng):
     return results
 
 
+def rotated(rng, n):
+    """A crowd of boxes (centre, size, degrees)."""
+    boxes = so.box_convert(crowd(rng, n, np.float64)[0], "xyxy", "cxcywh")
+    return np.concatenate([boxes, rng.uniform(-180, 180, (n, 1))], axis=1)
+
+
+@case
+def boxes_rotated(rng):
+    return [
+        so.box_iou_rotated(rotated(rng, 300), rotated(rng, 200)),
+        so.nms_rotated(rotated(rng, 2000), rng.random(2000), 0.4),
+    ]
+
+
+@case
+def soft_nms(rng):
+    boxes, scores = crowd(rng, 2000)
+    linear = so.soft_nms(boxes, scores)
+    return [*linear, *so.soft_nms(boxes, scores, method="gaussian")]
+
+
+@case
+def weighted_boxes_fusion(rng):
+    boxes, scores = crowd(rng, 2000)
+    idxs, model = rng.integers(0, 3, 2000), rng.integers(0, 4, 2000)
+    return so.weighted_boxes_fusion(boxes, scores, idxs, model)
+
+
+@case
+def nms_in_batches(rng):
+    return [so.nms(*crowd(rng, 120_000), 0.5)]
+
+
 def digest(arrays):
     sha = hashlib.sha256()
     for array in arrays:

@@ -2,6 +2,7 @@
 an error against them."""
 
 import functools
+import math
 from fractions import Fraction
 
 import ml_dtypes
@@ -65,6 +66,7 @@ def softplus(x):
     return mpmath.log1p(mpmath.exp(x)) if x < 0 else x + mpmath.log1p(mpmath.exp(-x))
 
 
+@_precise
 def log_sigmoid(x):
     return -softplus(-x)
 
@@ -171,6 +173,58 @@ def nms(
         if all(iou(boxes[i], boxes[j]) <= threshold for j in rivals):
             kept.append(i)
     return kept
+
+
+def exact_hull(a, b):
+    """The smallest box around all corners of two rows of exact_boxes."""
+    x, y = [a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]
+    return [min(x), min(y), max(x), max(y)]
+
+
+def generalized_box_iou(a, b):
+    """Of two rows of exact_boxes, as a Fraction."""
+    hull = exact_area(exact_hull(a, b))
+    whole = exact_area(a) + exact_area(b) - exact_intersection(a, b)
+    return exact_iou(a, b) - ((hull - whole) / hull if hull else 0)
+
+
+def distance_box_iou(a, b):
+    """Of two rows of exact_boxes, as a Fraction."""
+    x1, y1, x2, y2 = exact_hull(a, b)
+    diagonal = (x2 - x1) ** 2 + (y2 - y1) ** 2
+    offset = (a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2
+    return exact_iou(a, b) - (offset / 4 / diagonal if diagonal else 0)
+
+
+def complete_box_iou(a, b):
+    """Of two rows of exact_boxes, as an mpf."""
+
+    def angle(box):
+        width, height = (max(box[i + 2] - box[i], 0) for i in (0, 1))
+        return mpmath.atan2(to_mpf(width), to_mpf(height)) if width or height else mpmath.mpf(0)
+
+    with mpmath.workprec(200):
+        v = 4 / mpmath.pi**2 * (angle(a) - angle(b)) ** 2
+        alpha = v / (1 - to_mpf(exact_iou(a, b)) + v) if v else 0
+        return to_mpf(distance_box_iou(a, b)) - alpha * v
+
+
+def to_mpf(fraction):
+    return mpmath.mpf(fraction.numerator) / fraction.denominator
+
+
+def box_convert(box, in_fmt, out_fmt):
+    """One row of exact_boxes in another format."""
+    a, b, c, d = box
+    if in_fmt == "xywh":
+        c, d = a + c, b + d
+    elif in_fmt == "cxcywh":
+        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
+    if out_fmt == "xywh":
+        c, d = c - a, d - b
+    elif out_fmt == "cxcywh":
+        a, b, c, d = (a + c) / 2, (b + d) / 2, c - a, d - b
+    return [a, b, c, d]
 
 
 def window_starts(size, kernel, stride, padding, dilation, ceil_mode):
@@ -305,53 +359,96 @@ def _worst(error, size, divisor, dtype, terms=1):
     return max(excess, default=0.0)
 
 
-def exact_hull(a, b):
-    """The smallest box around all corners of two rows of exact_boxes."""
-    x, y = [a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]
-    return [min(x), min(y), max(x), max(y)]
+def soft_nms(boxes, scores, iou_threshold, method, sigma, score_threshold):
+    """Soft suppression as it is defined, IoU in exact arithmetic, scores in float64."""
+    boxes = exact_boxes(boxes)
+    alive = {i: float(s) for i, s in enumerate(scores) if s > score_threshold}
+    selected = []
+    while alive:
+        best = min(alive, key=lambda i: (-alive[i], i))
+        selected.append((best, alive.pop(best)))
+        for i in list(alive):
+            iou = exact_iou(boxes[best], boxes[i])
+            if method == "gaussian":
+                alive[i] *= math.exp(-(float(iou) ** 2) / sigma)
+            elif iou > Fraction(float(iou_threshold)):
+                alive[i] *= 1 - float(iou)
+            if not alive[i] > score_threshold:
+                del alive[i]
+    return selected
 
 
-def generalized_box_iou(a, b):
-    """Of two rows of exact_boxes, as a Fraction."""
-    hull = exact_area(exact_hull(a, b))
-    whole = exact_area(a) + exact_area(b) - exact_intersection(a, b)
-    return exact_iou(a, b) - ((hull - whole) / hull if hull else 0)
+def rotated_corners(box):
+    """The corners of a row (x, y, width, height, degrees) in order, as pairs of mpf."""
+    x, y, width, height, degrees = (mpmath.mpf(float(v)) for v in box)
+    cosine = mpmath.cospi(degrees / 180)
+    sine = mpmath.sinpi(degrees / 180)
+    return [
+        (
+            x + (i * width * cosine + j * height * sine) / 2,
+            y + (j * height * cosine - i * width * sine) / 2,
+        )
+        for i, j in ((1, 1), (-1, 1), (-1, -1), (1, -1))
+    ]
 
 
-def distance_box_iou(a, b):
-    """Of two rows of exact_boxes, as a Fraction."""
-    x1, y1, x2, y2 = exact_hull(a, b)
-    diagonal = (x2 - x1) ** 2 + (y2 - y1) ** 2
-    offset = (a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2
-    return exact_iou(a, b) - (offset / 4 / diagonal if diagonal else 0)
+def box_iou_rotated(a, b):
+    """Of two rows (x, y, width, height, degrees), as an mpf: one polygon clipped at the other's sides."""
+    with mpmath.workdps(80):
+        areas = [mpmath.mpf(float(box[2])) * mpmath.mpf(float(box[3])) for box in (a, b)]
+        if not all(float(size) > 0 for box in (a, b) for size in box[2:4]):
+            return mpmath.mpf(0)
+        polygon = rotated_corners(a)
+        sides = rotated_corners(b)
+        orientation = mpmath.sign(cross(sides[0], sides[1], sides[2]))
+        for p, q in zip(sides, sides[1:] + sides[:1], strict=True):
+            inside = [orientation * cross(p, q, r) for r in polygon]
+            clipped = []
+            for i, r in enumerate(polygon):
+                if inside[i - 1] * inside[i] < 0:
+                    part = inside[i - 1] / (inside[i - 1] - inside[i])
+                    before = polygon[i - 1]
+                    clipped.append([u + part * (v - u) for u, v in zip(before, r, strict=True)])
+                if inside[i] >= 0:
+                    clipped.append(r)
+            polygon = clipped
+        area = sum(
+            polygon[i - 1][0] * polygon[i][1] - polygon[i][0] * polygon[i - 1][1]
+            for i in range(len(polygon))
+        )
+        area = abs(area) / 2
+        return area / (sum(areas) - area)
 
 
-def complete_box_iou(a, b):
-    """Of two rows of exact_boxes, as an mpf."""
-
-    def angle(box):
-        width, height = (max(box[i + 2] - box[i], 0) for i in (0, 1))
-        return mpmath.atan2(to_mpf(width), to_mpf(height)) if width or height else mpmath.mpf(0)
-
-    with mpmath.workprec(200):
-        v = 4 / mpmath.pi**2 * (angle(a) - angle(b)) ** 2
-        alpha = v / (1 - to_mpf(exact_iou(a, b)) + v) if v else 0
-        return to_mpf(distance_box_iou(a, b)) - alpha * v
+def cross(p, q, r):
+    """Twice the signed area of a triangle."""
+    return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
 
 
-def to_mpf(fraction):
-    return mpmath.mpf(fraction.numerator) / fraction.denominator
-
-
-def box_convert(box, in_fmt, out_fmt):
-    """One row of exact_boxes in another format."""
-    a, b, c, d = box
-    if in_fmt == "xywh":
-        c, d = a + c, b + d
-    elif in_fmt == "cxcywh":
-        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
-    if out_fmt == "xywh":
-        c, d = c - a, d - b
-    elif out_fmt == "cxcywh":
-        a, b, c, d = (a + c) / 2, (b + d) / 2, c - a, d - b
-    return [a, b, c, d]
+def weighted_boxes_fusion(boxes, scores, idxs, model, iou_threshold, skip_threshold, weights):
+    """Fused boxes, scores (of conf_type "avg") and classes, as lists."""
+    weighted = [float(s) * weights[m] for s, m in zip(scores, model, strict=True)]
+    order = sorted(
+        (i for i in range(len(boxes)) if scores[i] >= skip_threshold), key=lambda i: -weighted[i]
+    )
+    clusters = []
+    for i in order:
+        best, best_iou = None, iou_threshold
+        for cluster in clusters:
+            if cluster["class"] == idxs[i]:
+                iou = float(exact_iou(*exact_boxes(np.array([boxes[i], cluster["box"]]))))
+                if iou > best_iou:
+                    best, best_iou = cluster, iou
+        if best is None:
+            best = {"class": idxs[i], "members": [], "box": boxes[i]}
+            clusters.append(best)
+        best["members"].append(i)
+        total = sum(weighted[j] for j in best["members"])
+        if total > 0 and len(best["members"]) > 1:
+            best["box"] = sum(weighted[j] * boxes[j] for j in best["members"]) / total
+    for cluster in clusters:
+        n = len(cluster["members"])
+        mean = sum(weighted[j] for j in cluster["members"]) / n
+        cluster["score"] = mean * min(n, len(weights)) / sum(weights)
+    clusters.sort(key=lambda cluster: -cluster["score"])
+    return tuple([cluster[key] for cluster in clusters] for key in ("box", "score", "class"))

@@ -21,7 +21,8 @@ TAGS = {"Baseline": "baseline", "X86V3": "x86-64-v3", "X86V4": "x86-64-v4"}
 # may throw std::bad_alloc), and in a sanitizer build the sanitizers. That build matters most: without
 # inlining nothing hides.
 ALLOWED_CALLS = re.compile(
-    r"stableops::(parallel_for|num_threads|thread_scratch|acquire_block|release_block|iou_exceeds|box_measures)\("
+    r"stableops::(parallel_for|num_threads|thread_scratch|acquire_block|release_block"
+    r"|iou_exceeds|box_measures|rotated_iou|make_rotated_box)\("
     r"|^(memcpy|memset|memmove|memcmp|fmaf?|_Unwind_Resume|__gxx_personality_v0|__stack_chk_fail"
     r"|_GLOBAL_OFFSET_TABLE_|__cxa_begin_catch|__cxa_end_catch|__cxa_rethrow|std::terminate\(\)"
     r"|DW\.ref\.__gxx_personality_v0|__asan_|__ubsan_|__odr_asan)"

@@ -281,7 +281,7 @@ def test_rejected():
     x = np.zeros((2, 3))
     with pytest.raises(ValueError, match="axis=2"):
         so.logsumexp(x, 2)
-    with pytest.raises(ValueError, match=r"b has shape \(2,\); it must be broadcastable"):
+    with pytest.raises(ValueError, match=r"b has shape \(2,\); it must be broadcastable with x"):
         so.logsumexp(x, b=np.ones(2))
     with pytest.raises(ValueError, match="where has shape"):
         so.logsumexp(x, where=np.ones(2, bool))

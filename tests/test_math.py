@@ -119,6 +119,12 @@ RELATIVE = {
     "log_fast": (log_inputs, False, mpmath.log, -46.0),
     "log_pair": (log_inputs, True, mpmath.log, -58.0),
     "log1p_fast": (log1p_inputs, False, mpmath.log1p, -46.0),
+    "log1p_unit_fast": (
+        lambda g: log1p_inputs(g)[log1p_inputs(g) <= 1],
+        False,
+        mpmath.log1p,
+        -46.0,
+    ),
     "log1p_pair": (lambda g: log1p_inputs(g, -900), True, mpmath.log1p, -58.0),
     "log1p_wide": (lambda g: log1p_inputs(g, -400, 500), True, mpmath.log1p, -101.0),
     "reciprocal_fast": (lambda g: log_inputs(g)[::7] % 1e30 + 1e-30, False, lambda x: 1 / x, -45.0),

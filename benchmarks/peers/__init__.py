@@ -66,6 +66,10 @@ PEERS = (
     Peer("lsnms", "benchmarks.peers.with_lsnms", ("lsnms",), "lsnms"),
     Peer("powerboxes", "benchmarks.peers.with_powerboxes", ("powerboxes",), "powerboxes"),
     Peer(
+        "ensemble-boxes", "benchmarks.peers.with_ensemble_boxes", ("ensemble_boxes",),
+        "ensemble-boxes",
+    ),
+    Peer(
         "NumPy", "benchmarks.peers.with_numpy", ("numpy",), "numpy",
         {
             "AVX2": {

@@ -113,3 +113,37 @@ def nms(boxes, scores, *, iou_threshold):
 
 def batched_nms(boxes, scores, idxs, *, iou_threshold):
     return lambda: F.batched_nms(boxes, scores, idxs, iou_threshold)
+
+
+def soft_nms(boxes, scores, *, method):
+    return (lambda: F.soft_nms(boxes, scores, method=method)), lambda result: result[1]
+
+
+def weighted_boxes_fusion(boxes, scores, idxs, model, *, iou_threshold):
+    return (
+        lambda: F.weighted_boxes_fusion(boxes, scores, idxs, model, iou_threshold=iou_threshold)
+    ), lambda result: result[1]
+
+
+def box_iou(boxes1, boxes2):
+    return lambda: F.box_iou(boxes1, boxes2)
+
+
+def generalized_box_iou(boxes1, boxes2):
+    return lambda: F.generalized_box_iou(boxes1, boxes2)
+
+
+def distance_box_iou(boxes1, boxes2):
+    return lambda: F.distance_box_iou(boxes1, boxes2)
+
+
+def complete_box_iou(boxes1, boxes2):
+    return lambda: F.complete_box_iou(boxes1, boxes2)
+
+
+def box_iou_rotated(boxes1, boxes2):
+    return lambda: F.box_iou_rotated(boxes1, boxes2)
+
+
+def nms_rotated(boxes, scores, *, iou_threshold):
+    return lambda: F.nms_rotated(boxes, scores, iou_threshold)

@@ -166,3 +166,61 @@ def avg_pool2d_backward(grad_output, *, input_shape, kernel_size, stride, paddin
 
 def adaptive_avg_pool2d(x, *, output_size):
     return on_numpy(lambda t: F.adaptive_avg_pool2d(t, output_size), x)
+
+
+# torchvision's formulas: its own module does not import where its compiled operators do not fit.
+
+
+def overlaps(a, b):
+    """IoU and union of two sets of boxes."""
+    areas = [(x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b)]
+    low = torch.max(a[:, None, :2], b[:, :2])
+    high = torch.min(a[:, None, 2:], b[:, 2:])
+    size = (high - low).clamp(min=0)
+    overlap = size[:, :, 0] * size[:, :, 1]
+    union = areas[0][:, None] + areas[1] - overlap
+    return overlap / union, union
+
+
+def hull_size(a, b):
+    low = torch.min(a[:, None, :2], b[:, :2])
+    high = torch.max(a[:, None, 2:], b[:, 2:])
+    return (high - low).clamp(min=0)
+
+
+def iou_of_centres(a, b):
+    """The distance IoU, and the IoU."""
+    iou, _ = overlaps(a, b)
+    size = hull_size(a, b)
+    diagonal = size[:, :, 0] ** 2 + size[:, :, 1] ** 2 + 1e-7
+    centres = [(x[:, :2] + x[:, 2:]) / 2 for x in (a, b)]
+    offset = ((centres[0][:, None] - centres[1][None]) ** 2).sum(-1)
+    return iou - offset / diagonal, iou
+
+
+def box_iou(boxes1, boxes2):
+    return on_numpy(lambda a, b: overlaps(a, b)[0], boxes1, boxes2)
+
+
+def generalized_box_iou(boxes1, boxes2):
+    def call(a, b):
+        iou, union = overlaps(a, b)
+        size = hull_size(a, b)
+        hull = size[:, :, 0] * size[:, :, 1]
+        return iou - (hull - union) / hull
+
+    return on_numpy(call, boxes1, boxes2)
+
+
+def distance_box_iou(boxes1, boxes2):
+    return on_numpy(lambda a, b: iou_of_centres(a, b)[0], boxes1, boxes2)
+
+
+def complete_box_iou(boxes1, boxes2):
+    def call(a, b):
+        distance, iou = iou_of_centres(a, b)
+        angles = [torch.atan((x[:, 2] - x[:, 0]) / (x[:, 3] - x[:, 1])) for x in (a, b)]
+        v = (4 / torch.pi**2) * (angles[0][:, None] - angles[1]) ** 2
+        return distance - v / (1 - iou + v + 1e-7) * v
+
+    return on_numpy(call, boxes1, boxes2)

@@ -47,7 +47,8 @@ py::object box_convert(const py::object& boxes_object, const std::string& in_fmt
     FloatArray converted = new_array(boxes.dtype, shaped.ndim(), shaped.shape());
     with_dtype(boxes.dtype, [&]<class T>(T) {
         const auto kernel = active_kernels().boxes.of<T>().box_convert;
-        run_kernel(boxes.size(), [&] { kernel(converted.data<T>(), box_rows<T>(boxes), from, to); });
+        run_kernel(boxes.size(),
+                   [&] { kernel(converted.data<T>(), box_rows<T>(boxes), from, to); });
     });
     return converted.owner;
 }
@@ -65,9 +66,8 @@ py::object pairwise(const py::object& boxes1, const py::object& boxes2, Select s
     FloatArray measures = new_array(dtype, 2, shape);
     with_dtype(dtype, [&]<class T>(T) {
         const auto kernel = select(active_kernels().boxes.of<T>());
-        run_kernel(measures.size(), [&] {
-            kernel(measures.data<T>(), box_rows<T>(a), box_rows<T>(b));
-        });
+        run_kernel(measures.size(),
+                   [&] { kernel(measures.data<T>(), box_rows<T>(a), box_rows<T>(b)); });
     });
     return measures.owner;
 }

@@ -17,14 +17,14 @@ FloatArray as_boxes(const py::object& x, const char* name, int columns) {
     return boxes;
 }
 
-namespace {
-
 void check_length(const Array& x, const char* name, const FloatArray& boxes) {
     if (x.ndim() == 1 && x.shape()[0] == boxes.shape()[0]) return;
-    throw py::value_error(std::string(name) + " has shape " + shape_text(x) + " and boxes has shape " +
-                          shape_text(boxes) + "; " + name + " must be (" +
+    throw py::value_error(std::string(name) + " has shape " + shape_text(x) +
+                          " and boxes has shape " + shape_text(boxes) + "; " + name + " must be (" +
                           std::to_string(boxes.shape()[0]) + ",)");
 }
+
+namespace {
 
 double number(const py::object& x, const char* name) {
     const double value = PyFloat_AsDouble(x.ptr());
@@ -52,8 +52,9 @@ Array as_class_ids(const py::object& x, const FloatArray& boxes) {
 double number_in(const py::object& x, const char* name, double low, double high) {
     const double value = number(x, name);
     if (!(value >= low && value <= high))
-        throw py::value_error(std::string(name) + "=" + text_of(x) + " is not allowed; it must be in [" +
-                              text_of(py::float_(low)) + ", " + text_of(py::float_(high)) + "]");
+        throw py::value_error(std::string(name) + "=" + text_of(x) +
+                              " is not allowed; it must be in [" + text_of(py::float_(low)) + ", " +
+                              text_of(py::float_(high)) + "]");
     return value;
 }
 
@@ -63,7 +64,8 @@ std::ptrdiff_t output_limit(const py::object& x, std::ptrdiff_t none) {
         throw py::type_error("max_output=" + text_of(x) + " is not allowed; an int or None is");
     const Py_ssize_t limit = PyNumber_AsSsize_t(x.ptr(), nullptr);
     if (limit < 0)
-        throw py::value_error("max_output=" + text_of(x) + " is not allowed; it must not be negative");
+        throw py::value_error("max_output=" + text_of(x) +
+                              " is not allowed; it must not be negative");
     return std::min<std::ptrdiff_t>(limit, none);
 }
 

@@ -2,7 +2,7 @@
 // Arguments that the detection families share.
 #include <cstdint>
 
-#include "../detection.h"
+#include "../kernels.h"
 #include "../runtime/memory.h"
 #include "array.h"
 
@@ -51,7 +51,47 @@ class Block {
     void* data_;
 };
 
+// ValueError unless x is of shape (N,) for the N rows of `boxes`.
+void check_length(const Array& x, const char* name, const FloatArray& boxes);
+
 // A new (count,) array with a copy of `values`.
 Array int64_vector(const std::int64_t* values, std::ptrdiff_t count);
+
+// The arguments of the nms functions.
+struct SuppressionArguments {
+    FloatArray boxes;
+    FloatArray scores;
+    double threshold;
+    std::ptrdiff_t max_output;
+    ScoreCut cut;
+
+    SuppressionArguments(const py::object& boxes_object, const py::object& scores_object,
+                         const py::object& threshold_object, const py::object& max_output_object,
+                         const py::object& score_threshold, int columns = 4)
+        : boxes(as_boxes(boxes_object, "boxes", columns)),
+          scores(as_scores(scores_object, boxes)),
+          threshold(number_in(threshold_object, "iou_threshold", 0.0, 1.0)),
+          max_output(output_limit(max_output_object, boxes.shape()[0])),
+          cut(score_cut(score_threshold)) {}
+
+    // Orders the candidates and calls suppress(kept, order, count), which returns how many it kept.
+    template <class Suppress>
+    py::object run(const Suppress& suppress) const {
+        const std::ptrdiff_t n = boxes.shape()[0];
+        const Block block(static_cast<std::size_t>(n) *
+                          (sizeof(std::int64_t) + sizeof(std::uint32_t)));
+        std::int64_t* kept = block.as<std::int64_t>();
+        std::uint32_t* order = reinterpret_cast<std::uint32_t*>(kept + n);
+        std::ptrdiff_t kept_count = 0;
+        run_kernel(4 * n, [&] {
+            const std::ptrdiff_t count = with_dtype(scores.dtype, [&]<class S>(S) {
+                return active_kernels().nms.of<S>().descending_order(order, strided<S>(scores),
+                                                                     cut);
+            });
+            kept_count = suppress(kept, order, count);
+        });
+        return int64_vector(kept, kept_count).owner;
+    }
+};
 
 }  // namespace stableops

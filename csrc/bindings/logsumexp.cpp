@@ -13,6 +13,20 @@ void fill(const FloatArray& array, double value) {
     if (PyArray_FillWithScalar(array.get(), number.ptr()) < 0) throw py::error_already_set();
 }
 
+// x and b against each other, as SciPy does.
+void broadcast_together(FloatArray& x, FloatArray& b) {
+    try {
+        const py::tuple both =
+            py::module_::import("numpy").attr("broadcast_arrays")(x.owner, b.owner);
+        x.owner = both[0];
+        b.owner = both[1];
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_ValueError)) throw;
+        throw py::value_error("b has shape " + shape_text(b) + "; it must be broadcastable with x, " +
+                              "which has shape " + shape_text(x));
+    }
+}
+
 py::object logsumexp(const py::object& x_object, const py::object& axis, bool keepdims,
                      const py::object& where, const py::object& b_object, bool return_sign,
                      const py::object& out) {
@@ -24,7 +38,7 @@ py::object logsumexp(const py::object& x_object, const py::object& axis, bool ke
         const Dtype dtype = promoted(both);
         cast_to(x, dtype);
         cast_to(b, dtype);
-        b.owner = broadcast_to(b.owner, x, "b");
+        broadcast_together(x, b);
     }
     Array weights = as_mask(where, x);
     Element weights_type = Element::boolean;

@@ -18,8 +18,8 @@ constexpr BoxesKernels<T> boxes_of() {
 }
 
 template <>
-constinit const PerDtype<BoxesKernels>
-    KernelTable<isa::Current, PerDtype<BoxesKernels>>::kernels = {
+constinit const PerDtype<BoxesKernels> KernelTable<isa::Current, PerDtype<BoxesKernels>>::kernels =
+    {
         boxes_of<isa::Current, double>(),
         boxes_of<isa::Current, float>(),
         boxes_of<isa::Current, float16>(),

@@ -15,12 +15,11 @@ constexpr NmsKernels<T> nms_of() {
 }
 
 template <>
-constinit const PerDtype<NmsKernels>
-    KernelTable<isa::Current, PerDtype<NmsKernels>>::kernels = {
-        nms_of<isa::Current, double>(),
-        nms_of<isa::Current, float>(),
-        nms_of<isa::Current, float16>(),
-        nms_of<isa::Current, bfloat16>(),
+constinit const PerDtype<NmsKernels> KernelTable<isa::Current, PerDtype<NmsKernels>>::kernels = {
+    nms_of<isa::Current, double>(),
+    nms_of<isa::Current, float>(),
+    nms_of<isa::Current, float16>(),
+    nms_of<isa::Current, bfloat16>(),
 };
 
 }  // namespace stableops

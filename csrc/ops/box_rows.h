@@ -21,6 +21,11 @@ template <class Isa, Storage T>
 }
 
 template <class Isa, Storage T>
+[[gnu::always_inline]] inline void store_one(T* p, double value) {
+    store<Isa>(p, Vec<Isa, Compute<T>>::splat(static_cast<Compute<T>>(value)), FirstLanes{1});
+}
+
+template <class Isa, Storage T>
 [[gnu::always_inline]] inline Box<Compute<T>> load_box(BoxRows<T> boxes, std::ptrdiff_t i) {
     const T* box = boxes.data + i * boxes.row_stride;
     std::ptrdiff_t step = boxes.column_stride;

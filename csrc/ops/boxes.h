@@ -2,27 +2,27 @@
 // Boxes (x1, y1, x2, y2): area, conversion of formats, and measures of how far two sets overlap.
 //
 //   area          (x2 - x1)(y2 - y1), 0 if x2 <= x1 or y2 <= y1
-//   iou           I / U,  I = area of the intersection, U = A + B - I; 0 if the boxes do not overlap
+//   iou           I / U,  I = area of the intersection, U = A + B - I; 0 without an overlap
 //   generalized   iou - (C - U) / C,  C = area of the smallest box around all corners [1]
 //   distance      iou - d^2 / c^2,  d = distance of the centres, c = diagonal of that box [2]
 //   complete      distance - alpha v,  v = 4 / pi^2 (atan(w_a / h_a) - atan(w_b / h_b))^2,
 //                 alpha = v / (1 - iou + v) [2]
 //
-// Quotients whose denominator is 0 (boxes without extent) count as 0. A NaN coordinate gives NaN, an
-// infinite one what the formulas give.
+// Quotients whose denominator is 0 (boxes without extent) count as 0. A NaN coordinate gives NaN,
+// an infinite one what the formulas give.
 //
 // Error, with u half an ULP of 1 in the type computed in (float32 for float16 and bfloat16, whose
 // results round once more). Differences round once, areas are within 3u, and U within 12u: A + B is
-// off by 4u (A + B) <= 8u U, I by 3u U, and the last subtraction by u. So iou is within 16u, relative.
-// The others add (C - U) / C, within 24u, or d^2 / c^2, within 14u: d is taken from differences of
-// like corners, (x1 - x1') + (x2 - x2'), not of centres, so that its error is small beside c and not
-// beside the coordinates. They lie in [-2, 1] and are within 64u, absolute.
-// All this needs I (where the boxes overlap), C and c^2 in a range where no product overflows or
+// off by 4u (A + B) <= 8u U, I by 3u U, and the last subtraction by u. So iou is within 16u,
+// relative. The others add (C - U) / C, within 24u, or d^2 / c^2, within 14u: d is taken from
+// differences of like corners, (x1 - x1') + (x2 - x2'), not of centres, so that its error is small
+// beside c and not beside the coordinates. They lie in [-2, 1] and are within 64u, absolute. All
+// this needs I (where the boxes overlap), C and c^2 in a range where no product overflows or
 // underflows. Lanes outside it are computed by box_measures(), one by one.
 //
-// Area and conversions of float32 are computed in float64 and are within 0.5 ULP (float16, bfloat16:
-// 0.501 after the second rounding); float64 areas within 1.5 ULP, conversions within 0.5 ULP, 1 in
-// the subnormal range.
+// Area and conversions of float32 are computed in float64 and are within 0.5 ULP (float16,
+// bfloat16: 0.501 after the second rounding); float64 areas within 1.5 ULP, conversions within 0.5
+// ULP, 1 in the subnormal range.
 //
 // [1] Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019.
 // [2] Zheng et al., "Distance-IoU Loss", AAAI 2020.
@@ -49,11 +49,6 @@ template <class Isa>
 }
 
 template <class Isa, Storage T>
-[[gnu::always_inline]] inline void store_one(T* p, double value) {
-    store<Isa>(p, Vec<Isa, Compute<T>>::splat(static_cast<Compute<T>>(value)), FirstLanes{1});
-}
-
-template <class Isa, Storage T>
 void box_area(T* area, BoxRows<T> boxes) {
     for (std::ptrdiff_t i = 0; i < boxes.count; ++i) {
         Box<Compute<T>> box = load_box<Isa>(boxes, i);
@@ -69,15 +64,13 @@ struct Span {
 
 template <class Isa>
 [[gnu::always_inline]] inline Span<Isa> span(BoxFormat format, double first, double second) {
-    if (format == BoxFormat::xywh)
-        return {first, first + second, second, first + 0.5 * second};
+    if (format == BoxFormat::xywh) return {first, first + second, second, first + 0.5 * second};
     if (format == BoxFormat::cxcywh)
         return {first - 0.5 * second, first + 0.5 * second, second, first};
     constexpr double infinity = __builtin_inf();
     double sum = first + second;
     bool overflows = sum == infinity || sum == -infinity;
-    return {first, second, second - first,
-            overflows ? 0.5 * first + 0.5 * second : 0.5 * sum};
+    return {first, second, second - first, overflows ? 0.5 * first + 0.5 * second : 0.5 * sum};
 }
 
 // `converted` has rows of four elements.
@@ -97,8 +90,8 @@ void box_convert(T* converted, BoxRows<T> boxes, BoxFormat from, BoxFormat to) {
 }
 
 // atan(width / height) in [0, pi / 2]; a size that is not positive counts as 0, and 0 / 0 gives 0.
-// |error| < 2^-52: the arctangent of t <= tan(pi / 8), by reflection where needed, is t + t z Q(z) with
-// z = t^2 and Q fitted at Chebyshev nodes to 8e-18.
+// |error| < 2^-52: the arctangent of t <= tan(pi / 8), by reflection where needed, is t + t z Q(z)
+// with z = t^2 and Q fitted at Chebyshev nodes to 8e-18.
 template <class Isa>
 double aspect_angle(double width, double height) {
     width = width > 0 ? width : 0;
@@ -106,6 +99,10 @@ double aspect_angle(double width, double height) {
     double low = width < height ? width : height;
     double high = width < height ? height : width;
     if (high == 0) return 0;
+    if (high > 0x1p1000) {  // high + low must not overflow; a low that this rounds is below 2^-2000 of it
+        low *= 0x1p-10;
+        high *= 0x1p-10;
+    }
     constexpr double tan_pi_8 = 0x1.a827999fcef32p-2;
     constexpr double pi_4 = 0x1.921fb54442d18p-1;
     double t = low / high;
@@ -113,15 +110,28 @@ double aspect_angle(double width, double height) {
     if (reflected) t = (high - low) / (high + low);
     double z = t * t;
     constexpr double q[] = {
-        -0x1.3a2b7a07caea9p-6, 0x1.41603647c7a7cp-5,  -0x1.a098bb6ba4941p-5, 0x1.dfe61e80903d2p-5,
-        -0x1.10fa75382537fp-4, 0x1.3b1262d95579ep-4,  -0x1.745d0b26b83e7p-4, 0x1.c71c7185314cbp-4,
-        -0x1.24924924360cbp-3, 0x1.999999999934ap-3,  -0x1.5555555555555p-2,
+        -0x1.3a2b7a07caea9p-6, 0x1.41603647c7a7cp-5, -0x1.a098bb6ba4941p-5, 0x1.dfe61e80903d2p-5,
+        -0x1.10fa75382537fp-4, 0x1.3b1262d95579ep-4, -0x1.745d0b26b83e7p-4, 0x1.c71c7185314cbp-4,
+        -0x1.24924924360cbp-3, 0x1.999999999934ap-3, -0x1.5555555555555p-2,
     };
     double sum = q[0];
     for (int i = 1; i < 11; ++i) sum = sum * z + q[i];
     double angle = t + t * (z * sum);
     if (reflected) angle = pi_4 - angle;
     return width > height ? 2 * pi_4 - angle : angle;
+}
+
+// Of a box; where a size overflows the ratio is that of the halves.
+template <class Isa, class C>
+double aspect_angle(const Box<C>& box) {
+    double x1 = box.x1, y1 = box.y1, x2 = box.x2, y2 = box.y2;
+    double width = x2 - x1, height = y2 - y1;
+    constexpr double largest = 0x1.fffffffffffffp1023;
+    if (width > largest || height > largest) {
+        width = x2 / 2 - x1 / 2;
+        height = y2 / 2 - y1 / 2;
+    }
+    return aspect_angle<Isa>(width, height);
 }
 
 enum class Measure { iou, generalized, distance, complete };
@@ -153,7 +163,7 @@ struct BoxColumns {
             C height = box.y2 - box.y1;
             bool is_number = width == width && height == height;
             area[i] = is_number && (width <= 0 || height <= 0) ? C{0} : width * height;
-            angle[i] = with_angle ? static_cast<C>(aspect_angle<Isa>(width, height)) : C{0};
+            angle[i] = with_angle ? static_cast<C>(aspect_angle<Isa>(box)) : C{0};
         }
     }
 };
@@ -188,7 +198,8 @@ template <class Isa, Measure measure, class C>
     V intersection = select(overlap, width * height, zero);
     V whole = V::splat(a.area[row]) + loadu<Isa>(b.area + first) - intersection;
     V result = select(overlap | is_nan(whole), intersection / whole, zero);
-    auto in_range = ~overlap | ((intersection >= V::splat(smallest)) & (whole <= V::splat(largest)));
+    auto in_range =
+        ~overlap | ((intersection >= V::splat(smallest)) & (whole <= V::splat(largest)));
     if constexpr (measure != Measure::iou) {
         V hull_width = max(max(ax1, ax2), max(bx1, bx2)) - min(min(ax1, ax2), min(bx1, bx2));
         V hull_height = max(max(ay1, ay2), max(by1, by2)) - min(min(ay1, ay2), min(by1, by2));
@@ -206,7 +217,8 @@ template <class Isa, Measure measure, class C>
             total = hull_width * hull_width + hull_height * hull_height;
             flat = (hull_width == zero) & (hull_height == zero);
         }
-        in_range = in_range & (flat | ((total >= V::splat(smallest)) & (total <= V::splat(largest))));
+        in_range =
+            in_range & (flat | ((total >= V::splat(smallest)) & (total <= V::splat(largest))));
         V iou = result;
         result = iou - select(flat, zero, part / total);
         if constexpr (measure == Measure::complete) {

@@ -28,7 +28,7 @@ struct Correlation {
     // Places outside x: zeros, or (true) no terms at all, which differs where a weight is not finite.
     bool outside_is_nothing;
 
-    std::ptrdiff_t terms() const { return in_channels * h.taps * w.taps; }
+    [[gnu::always_inline]] inline std::ptrdiff_t terms() const { return in_channels * h.taps * w.taps; }
 };
 
 // A task's share: images [n, n + images) and so on.
@@ -42,10 +42,10 @@ struct BlockPlan {
     std::ptrdiff_t image_blocks, row_blocks, column_blocks, channel_blocks;
     bool pixel_lanes;
 
-    std::ptrdiff_t tasks() const {
+    [[gnu::always_inline]] inline std::ptrdiff_t tasks() const {
         return image_blocks * row_blocks * column_blocks * channel_blocks;
     }
-    Block block(std::ptrdiff_t task) const {
+    [[gnu::always_inline]] inline Block block(std::ptrdiff_t task) const {
         const std::ptrdiff_t k = task % channel_blocks;
         task /= channel_blocks;
         const std::ptrdiff_t w = task % column_blocks;
@@ -66,7 +66,7 @@ constexpr std::ptrdiff_t sums_bytes = 512 << 10;
 constexpr std::ptrdiff_t task_work = std::ptrdiff_t{1} << 22;
 
 // Term offsets into the weights are 32-bit; beyond that the other form packs them.
-template <class T>
+template <class Isa, class T>
 bool offsets_fit(const TermMatrix<T>& m) {
     constexpr std::ptrdiff_t limit = std::ptrdiff_t{1} << 30;
     for (int i = 0; i < 3; ++i) {
@@ -81,8 +81,8 @@ bool offsets_fit(const TermMatrix<T>& m) {
 // output as much as 20 terms, packing a patch as much as 4 channels. Measured on AVX-512.
 template <class Isa, class T>
 bool prefer_pixel_lanes(const Correlation<T>& p) {
-    if (!std::is_same_v<T, Compute<T>> || p.y_stride.w != 1 || !offsets_fit(p.weight) ||
-        (p.x_stride.c == 1 && p.x_stride.w != 1))
+    if (!std::is_same_v<T, Compute<T>> || p.y_stride.w != 1 || !offsets_fit<Isa>(p.weight) ||
+        (p.x_stride.c == 1 && p.x_stride.w != 1) || inner_window(p.w, 0, p.w.out).apart)
         return false;
     constexpr double lanes = Vec<Isa, Compute<T>>::size;
     const double channels = static_cast<double>(p.out_channels);
@@ -311,7 +311,7 @@ template <class C>
 }
 
 // A 1x1 layer without padding can be read where it lies, unless the rows of a tile would fall into
-// few sets of the cache.
+// few sets of the cache (tiles of 14 rows, 64 sets of 64 bytes).
 template <class Isa, class T>
 bool reads_in_place(const Correlation<T>& p) {
     if (!std::is_same_v<T, Compute<T>> || p.h.taps != 1 || p.w.taps != 1) return false;
@@ -320,7 +320,7 @@ bool reads_in_place(const Correlation<T>& p) {
         return false;
     const std::ptrdiff_t step = p.w.stride * p.x_stride.w * static_cast<std::ptrdiff_t>(sizeof(T));
     const std::ptrdiff_t channel = p.x_stride.c < 0 ? -p.x_stride.c : p.x_stride.c;
-    return (step == 0 || step % 512 != 0) && channel < (std::ptrdiff_t{1} << 30) / p.in_channels;
+    return (step == 0 || step % 2048 != 0) && channel < (std::ptrdiff_t{1} << 30) / larger(p.in_channels, 1);
 }
 
 template <class Isa, class T>
@@ -348,8 +348,11 @@ void correlate_block(const Correlation<T>& p, Block b) {
         window_bytes / size / larger(b.images * rows.size * columns.size, 1);
     if (!direct && window_channels < p.in_channels)
         chunk = smaller(chunk, larger((window_channels - 1) * taps, 1));
-    // Low tiles read the panel so often that it should stay in L1.
-    chunk = smaller(chunk, panel_bytes / size / (2 * vector) / (b.columns < 10 ? 4 : 2));
+    // Low tiles read the panel so often that it should stay in L1. A handful of pixels hardly read it
+    // at all: then the weights should come from memory in long runs.
+    const bool few_pixels = b.images * b.rows * b.columns <= 8;
+    chunk = smaller(chunk, panel_bytes / size / (2 * vector) * (few_pixels ? 4 : 1) /
+                               (b.columns < 10 && !few_pixels ? 4 : 2));
     if (chunk < terms) chunk = larger(chunk / block_terms, 1) * block_terms;
     const std::ptrdiff_t chunks = larger(ceil_div(terms, chunk), 1);
     const std::ptrdiff_t chunk_channels =

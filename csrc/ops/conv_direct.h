@@ -85,7 +85,7 @@ struct DirectPlan {
     std::ptrdiff_t group_blocks, image_blocks, row_blocks;
     std::ptrdiff_t window_groups;
 
-    std::ptrdiff_t tasks() const { return group_blocks * image_blocks * row_blocks; }
+    [[gnu::always_inline]] inline std::ptrdiff_t tasks() const { return group_blocks * image_blocks * row_blocks; }
 };
 
 // No task if the window would be too large.
@@ -95,7 +95,7 @@ DirectPlan plan_direct(const Correlation<T>& p, std::ptrdiff_t groups) {
     DirectPlan plan{};
     // Short sums are bound by loads, so they read from L1; long ones reuse what they load.
     const std::ptrdiff_t budget = (p.terms() <= 64 ? 24 << 10 : window_bytes) / size;
-    const std::ptrdiff_t row = inner_window(p.w, 0, p.w.out).size * p.in_channels;
+    const std::ptrdiff_t row = lane_window(p.w, 0, p.w.out).size * p.in_channels;
     plan.rows = p.h.out;
     while (plan.rows > 1 && outer_window(p.h, 0, plan.rows).size * row > budget)
         plan.rows = (plan.rows + 1) / 2;
@@ -140,7 +140,7 @@ void correlate_direct(const Correlation<T>& p, const GroupSteps& steps, std::ptr
     const std::ptrdiff_t terms = p.terms();
     const std::ptrdiff_t channels = p.in_channels;
     const Window rows = outer_window(p.h, h0, h1);
-    const Window columns = inner_window(p.w, 0, p.w.out);
+    const Window columns = lane_window(p.w, 0, p.w.out);
     const PatchLayout layout =
         patch_layout<Isa, C>(rows, columns, 1, plan.window_groups * channels, false);
     const std::ptrdiff_t row_vectors = ceil_div(p.w.out, n);

@@ -25,7 +25,7 @@ struct Window {
     std::ptrdiff_t split, part_size;
     bool apart;
 
-    std::ptrdiff_t of(std::ptrdiff_t out, std::ptrdiff_t tap) const {
+    [[gnu::always_inline]] inline std::ptrdiff_t of(std::ptrdiff_t out, std::ptrdiff_t tap) const {
         const std::ptrdiff_t place = tap * tap_step + tap_origin;
         if (split > 1) return (out - begin) + place % split * part_size + place / split;
         return (out - begin) * out_step + place;
@@ -60,10 +60,14 @@ static inline Window outer_window(const Axis& axis, std::ptrdiff_t begin, std::p
     return apart.size < range.size ? apart : range;
 }
 
+// Of columns that are read as vectors of neighbouring outputs.
+static inline Window lane_window(const Axis& axis, std::ptrdiff_t begin, std::ptrdiff_t end) {
+    return axis.stride > 1 ? split_window(axis, begin, end) : range_window(axis, begin, end);
+}
+
 // Of columns that are innermost. Picking single elements is slow, so it must save much.
 static inline Window inner_window(const Axis& axis, std::ptrdiff_t begin, std::ptrdiff_t end) {
-    const Window range = axis.stride > 1 ? split_window(axis, begin, end)
-                                         : range_window(axis, begin, end);
+    const Window range = lane_window(axis, begin, end);
     const Window apart = apart_window(axis, begin, end);
     return 4 * apart.size < range.size ? apart : range;
 }

@@ -64,7 +64,7 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
                         p.w.first == 0 && p.h.in == p.h.out && p.w.in == p.w.out &&
                         p.x_stride.w == 1;
     const Window rows = outer_window(p.h, b.h, b.h + b.rows);
-    const Window columns = inner_window(p.w, b.w, b.w + b.columns);
+    const Window columns = lane_window(p.w, b.w, b.w + b.columns);
 
     std::ptrdiff_t chunk = larger(terms, 1);
     const std::ptrdiff_t window_channels =

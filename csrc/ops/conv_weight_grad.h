@@ -43,14 +43,14 @@ struct WeightGradTask {
 struct WeightGradTiles {
     std::ptrdiff_t channels, taps, tiles, tile_size;
 
-    std::ptrdiff_t begin(std::ptrdiff_t tile) const { return channels * tile / tiles; }
-    std::ptrdiff_t tile_of(std::ptrdiff_t channel) const {
+    [[gnu::always_inline]] inline std::ptrdiff_t begin(std::ptrdiff_t tile) const { return channels * tile / tiles; }
+    [[gnu::always_inline]] inline std::ptrdiff_t tile_of(std::ptrdiff_t channel) const {
         std::ptrdiff_t tile = channel * tiles / channels;
         while (begin(tile + 1) <= channel) ++tile;
         return tile;
     }
     // The row of sums of one channel and tap, in a panel whose rows are `pitch` long.
-    std::ptrdiff_t row(std::ptrdiff_t channel, std::ptrdiff_t tap, std::ptrdiff_t pitch) const {
+    [[gnu::always_inline]] inline std::ptrdiff_t row(std::ptrdiff_t channel, std::ptrdiff_t tap, std::ptrdiff_t pitch) const {
         const std::ptrdiff_t tile = tile_of(channel);
         return (tap * tiles + tile) * tile_size + (channel - begin(tile)) * pitch;
     }

@@ -57,8 +57,8 @@ void add(Natural& n, std::uint64_t magnitude, int shift, bool negative) {
     int offset = shift % 32;
     std::uint64_t low = magnitude << offset;
     std::uint32_t spill = offset == 0 ? 0 : static_cast<std::uint32_t>(magnitude >> (64 - offset));
-    std::uint32_t part[3] = {static_cast<std::uint32_t>(low),
-                             static_cast<std::uint32_t>(low >> 32), spill};
+    std::uint32_t part[3] = {static_cast<std::uint32_t>(low), static_cast<std::uint32_t>(low >> 32),
+                             spill};
     std::uint64_t carry = 0;
     for (int i = first; i < n.size; ++i) {
         std::uint64_t term = i - first < 3 ? part[i - first] : 0;
@@ -143,8 +143,8 @@ bool iou_exceeds_integers(const Corners& a, const Corners& b, double threshold) 
     const Binary& top_edge = a.y1 > b.y1 ? c[1] : c[5];
     const Binary& right = a.x2 < b.x2 ? c[2] : c[6];
     const Binary& bottom = a.y2 < b.y2 ? c[3] : c[7];
-    Natural intersection = multiply(difference(right, left, unit, limbs),
-                                    difference(bottom, top_edge, unit, limbs));
+    Natural intersection =
+        multiply(difference(right, left, unit, limbs), difference(bottom, top_edge, unit, limbs));
     Natural union_area =
         multiply(difference(c[2], c[0], unit, limbs), difference(c[3], c[1], unit, limbs));
     union_area.resize(union_area.size + 1);

@@ -11,7 +11,8 @@ struct Corners {
 // rounding, overflow or underflow for any finite corners. Both boxes have x1 < x2 and y1 < y2, they
 // overlap with positive area, and 0 <= threshold <= 1.
 //
-// Compiled for the baseline only: callers come here for the few pairs that their filter leaves open.
+// Compiled for the baseline only: callers come here for the few pairs that their filter leaves
+// open.
 bool iou_exceeds(const Corners& a, const Corners& b, double threshold) noexcept;
 
 }  // namespace stableops

@@ -127,8 +127,6 @@ struct TermMatrix {
     std::ptrdiff_t stride[3];
     // Where the array ends, if it is known: loads may cross the end of a row, not this.
     const T* end;
-
-    std::ptrdiff_t terms() const { return count[0] * count[1] * count[2]; }
 };
 
 // The same terms in the same order with adjacent axes joined where memory allows, so that the
@@ -158,6 +156,9 @@ template <class Isa, class T>
                                         std::ptrdiff_t from_pitch, std::ptrdiff_t width) {
     constexpr int n = Vec<Isa, T>::size;
     Vec<Isa, T> column[n];
+    // Rows lie pages apart: more streams than the hardware follows.
+    for (int i = 0; i < n; ++i)
+        __builtin_prefetch(from + i * from_pitch + 512 / sizeof(T));
     transpose<Isa>(from, from_pitch, column);
 #pragma GCC unroll 16
     for (int j = 0; j < n; ++j)

@@ -196,7 +196,9 @@ struct SecondLook {
         D back = select(regular, down, one);
         P log = log_pair(s.hi * back, s.mid * back);
         D octaves = select(huge, D::splat(512), D::splat(-512));
-        P restored = two_prod(select(regular, zero, octaves), D::splat(ln2_high));
+        octaves = select(regular, zero, octaves);
+        P restored = two_prod(octaves, D::splat(ln2_high));
+        restored.lo = fma(octaves, D::splat(ln2_low), restored.lo);
         log = add(log, restored);
         log = {select(near, near_log.hi, log.hi), select(near, near_log.lo, log.lo)};
         P y = two_sum(shift, log.hi);
@@ -217,6 +219,9 @@ struct LogSumExp {
     static constexpr int inputs = weighted ? 2 : 1;
     static constexpr bool has_peak = true;
     static constexpr bool emits = false;
+    static constexpr bool float_lanes = sizeof(C) == 4 && !weighted;
+    static constexpr bool keeps = false;
+    static constexpr bool has_holes = false;
 
     const RowShape& shape;
     const RowOperand& y;
@@ -228,9 +233,26 @@ struct LogSumExp {
         D peak;
     };
 
+    // A sum that is right to 2^-27.7 gives results above 1/2 in magnitude.
+    Mask<Isa, double> accepts(const FloatSum<Isa>& sum, const Row&) const {
+        Mask<Isa, double> in_range = in_float_range(sum);
+        return in_range &
+               (abs(log_fast(select(in_range, sum.sum, D::splat(1)))) > D::splat(0.5));
+    }
+    template <class Form>
+    void finish_float(Form, std::ptrdiff_t first, std::ptrdiff_t n, const FloatSum<Isa>& sum,
+                      Mask<Isa, double> accepted, Row&) const {
+        D log = log_fast(select(accepted, sum.sum, D::splat(1)));
+        for (int j = 0; j < n; ++j) {
+            if (accepted[j] == 0) continue;
+            write_row_value<Isa>(shape, y, first + j, static_cast<C>(log[j]));
+            if (sign != nullptr) write_row_value<Isa>(shape, *sign, first + j, C{1});
+        }
+    }
+
     template <class Form>
     Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
-        return Row();
+        return {D::zero()};
     }
 
     template <class Form, class Body>
@@ -312,6 +334,7 @@ struct LogSumExp {
             P near = add(two_sum(tops.hi, -one), rest.hi * down);
             D beside_one = sum.size * down + abs(tops.hi - one);
             again = (abs(y.hi) < accepted * abs(m)) | (abs(s.hi) < accepted * size) |
+                    (abs(s.hi) < D::splat(0x1p-900)) |
                     (abs(near.hi) < accepted * beside_one) | ~is_finite(s.hi);
         }
         again = again & is_finite(m);
@@ -384,12 +407,27 @@ struct LogSumExpBackward : Softmax<Isa, C, false> {
     template <class Form>
     void finish(Form form, std::ptrdiff_t first, std::ptrdiff_t n, Sum sum, Row& row) const {
         Base::finish(form, first, n, sum, row);
+        row.inverse = E::product(row.inverse, E::of(gradients<Form>(first, n)));
+    }
+    template <class Form>
+    void finish_float(Form form, std::ptrdiff_t first, std::ptrdiff_t n, const FloatSum<Isa>& sum,
+                      Mask<Isa, double> accepted, Row& row) const {
+        Base::finish_float(form, first, n, sum, accepted, row);
+        row.factor = row.factor * gradients<Form>(first, n);
+        if constexpr (sizeof(C) == 4) row.inverse = row.factor;
+        row.float_emit = is_normal_float(exp_fast(sum.smallest) * row.factor) &
+                         is_normal_float(exp_fast(sum.largest) * row.factor);
+    }
+
+  private:
+    template <class Form>
+    D gradients(std::ptrdiff_t first, std::ptrdiff_t n) const {
         double g[D::size];
         for (int j = 0; j < D::size; ++j) {
             std::ptrdiff_t lane = Form::rows == 1 ? 0 : smaller<Isa, std::ptrdiff_t>(j, n - 1);
             g[j] = read_row_value<Isa, C>(shape, grad_y, first + lane);
         }
-        row.inverse = E::product(row.inverse, E::of(loadu<Isa>(g)));
+        return loadu<Isa>(g);
     }
 };
 

@@ -5,9 +5,9 @@
 // of an IEEE number order like an integer once negative numbers are complemented, and everything is
 // complemented once more. -0 equals +0 and NaN takes the largest key, which no number has.
 //
-// Few keys are ranked by counting, all against all, one vector of ranks at a time: n^2 / lanes steps
-// of three instructions without a branch. More go through a least-significant-digit radix sort, in
-// which a digit that all keys share costs nothing.
+// Few keys are ranked by counting, all against all, one vector of ranks at a time: n^2 / lanes
+// steps of three instructions without a branch. More go through a least-significant-digit radix
+// sort, in which a digit that all keys share costs nothing.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -52,13 +52,11 @@ Keyed<Isa, Key>* radix_sort(Keyed<Isa, Key>* entries, Keyed<Isa, Key>* other, st
     for (std::ptrdiff_t i = 0; i < n; ++i)
         for (int pass = 0; pass < passes; ++pass)
             ++counts[pass * buckets +
-                     static_cast<std::uint32_t>(entries[i].key >> (pass * digit_bits)) %
-                         buckets];
+                     static_cast<std::uint32_t>(entries[i].key >> (pass * digit_bits)) % buckets];
     for (int pass = 0; pass < passes; ++pass) {
         std::uint32_t* start = counts + pass * buckets;
         int shift = pass * digit_bits;
-        if (n == 0 ||
-            start[static_cast<std::uint32_t>(entries[0].key >> shift) % buckets] == n)
+        if (n == 0 || start[static_cast<std::uint32_t>(entries[0].key >> shift) % buckets] == n)
             continue;
         std::uint32_t sum = 0;
         for (std::uint32_t bucket = 0; bucket < buckets; ++bucket) {
@@ -77,7 +75,8 @@ Keyed<Isa, Key>* radix_sort(Keyed<Isa, Key>* entries, Keyed<Isa, Key>* other, st
 }
 
 constexpr std::ptrdiff_t rank_limit = 160;
-// Digits of 8 bits need more passes, but their counters cost less than many of 11 bits hold entries.
+// Digits of 8 bits need more passes, but their counters cost less than many of 11 bits hold
+// entries.
 constexpr std::ptrdiff_t short_digits_limit = 4096;
 
 // Counters for eight passes of 8 bits or six of 11, as 64-bit keys need.

@@ -20,16 +20,37 @@
 //   void finish(form, first, n, sum, row)        constants of the rows; values a row has
 //   void emit(form, column, n, out, in, row)     elements of a block
 // where row.peak is filled in by the driver between peak() and sum().
+//
+// `keeps` says that a short row's exponentials are worth keeping (float64, where they are dear):
+//   Sum sum_kept(form, column, n, in, row, hi, lo)   as sum(), and stores them
+//   void emit_kept(form, column, n, out, hi, lo, row)
+//
+// An operation on float32 may also have a way in float32 lanes (float_sums.h), for the rows that it
+// accepts; `float_lanes` says so, and then there are
+//   float_emits                     whether elements are written in float32 lanes too
+//   std::int64_t hole(row, lane)    the column that the sum leaves out, or -1 (if `has_holes`)
+//   Mask accepts(sum, row)          the rows (lanes) whose results follow from this sum
+//   void finish_float(form, first, n, sum, accepted, row)   as finish(), for the accepted rows: what
+//                                   emit() needs, with a peak of 0; row.factor; row.float_emit
+//   void patch(column, n, out, stride, lane, row)           elements that are no such product
+#include <cstdint>
+
 #include "../dtypes.h"
 #include "../row_plan.h"
 #include "../runtime/memory.h"
 #include "../runtime/parallel.h"
 #include "../simd/sum.h"
+#include "../simd/transpose.h"
+#include "float_sums.h"
 
 namespace stableops {
 
 // Elements below which a task is not worth handing over.
 constexpr std::ptrdiff_t task_elements = 16384;
+// Results from this size on bypass the caches where whole lines are written.
+constexpr std::ptrdiff_t stream_bytes = std::ptrdiff_t{32} << 20;
+// Exponentials of rows up to this length are kept for the second pass: they fit L1 beside the row.
+constexpr std::ptrdiff_t kept_columns = 2048;
 // Rows at least this long are worked on along the row, if they are contiguous.
 constexpr std::ptrdiff_t long_row = 96;
 
@@ -197,53 +218,102 @@ void scatter_line(const C* from, const RowShape& shape, const RowOperand& a, cha
 // [row / lanes][column][row % lanes].
 template <class Isa, class C>
 struct Tile {
-    static constexpr int lanes = Vec<Isa, double>::size;
+    static constexpr int lanes = Vec<Isa, C>::size;
+    static constexpr int half = Vec<Isa, double>::size;
     static constexpr std::ptrdiff_t max_rows = 256;
 
     C* data;
     std::ptrdiff_t cols;
 
-    [[gnu::always_inline]] inline C* strip(std::ptrdiff_t s) const { return data + s * cols * lanes; }
+    // The part of a strip that a register of doubles holds.
+    [[gnu::always_inline]] inline C* strip(std::ptrdiff_t s) const {
+        constexpr std::ptrdiff_t halves = lanes / half;
+        return data + s / halves * cols * lanes + s % halves * half;
+    }
     [[gnu::always_inline]] inline C* at(std::ptrdiff_t row, std::ptrdiff_t column) const {
         return data + (row / lanes * cols + column) * lanes + row % lanes;
     }
 };
 
-// A rectangle of a tile from or to memory: whole runs of rows where they are neighbours in memory,
-// else row by row.
+// A rectangle of a tile from or to memory: by whole runs of rows where these are neighbours in memory
+// (images and axis 1), by square transposes where columns are (short rows), else element by element.
 template <class Isa, class C, bool gather>
 void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptrdiff_t row,
                     std::ptrdiff_t rows, std::ptrdiff_t row_stride, std::ptrdiff_t column,
-                    std::ptrdiff_t cols, std::ptrdiff_t column_stride) {
+                    std::ptrdiff_t cols, std::ptrdiff_t column_stride, bool streams) {
     constexpr std::ptrdiff_t lanes = Tile<Isa, C>::lanes;
-    constexpr std::ptrdiff_t chunk = Tile<Isa, C>::max_rows;
-    C line[chunk];
+    constexpr std::ptrdiff_t size = sizeof(C);
+    using V = Vec<Isa, C>;
+    bool own_type = type == element_of<C>;
     if (row_stride == element_bytes<Isa>(type)) {
         for (std::ptrdiff_t c = 0; c < cols; ++c) {
             char* memory = data + c * column_stride;
-            if constexpr (gather) read_elements<Isa>(line, type, memory, row_stride, rows);
-            std::ptrdiff_t r = 0;
-            for (; r < rows && (row + r) % lanes != 0; ++r) {
+            for (std::ptrdiff_t r = 0; r < rows;) {
+                std::ptrdiff_t n = smaller<Isa>(lanes - (row + r) % lanes, rows - r);
                 C* t = tile.at(row + r, column + c);
-                if constexpr (gather) *t = line[r]; else line[r] = *t;
-            }
-            for (; r + lanes <= rows; r += lanes) {
-                C* t = tile.at(row + r, column + c);
-                if constexpr (gather) {
-                    __builtin_memcpy(t, line + r, sizeof(C) * lanes);
+                char* at = memory + r * row_stride;
+                if (own_type && n == lanes) {
+                    if constexpr (gather) {
+                        __builtin_memcpy(t, at, lanes * size);
+                    } else if (streams && reinterpret_cast<std::uintptr_t>(at) % Isa::bytes == 0) {
+                        stream(reinterpret_cast<C*>(at), loadu<Isa>(t));
+                    } else {
+                        __builtin_memcpy(at, t, lanes * size);
+                    }
+                } else if constexpr (gather) {
+                    read_elements<Isa>(t, type, at, row_stride, n);
                 } else {
-                    __builtin_memcpy(line + r, t, sizeof(C) * lanes);
+                    write_elements<Isa>(at, type, t, row_stride, n);
                 }
+                r += n;
             }
-            for (; r < rows; ++r) {
-                C* t = tile.at(row + r, column + c);
-                if constexpr (gather) *t = line[r]; else line[r] = *t;
-            }
-            if constexpr (!gather) write_elements<Isa>(memory, type, line, row_stride, rows);
         }
         return;
     }
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+    std::ptrdiff_t r = 0;
+    if (own_type && column_stride == size && row_stride % size == 0 && row % lanes == 0) {
+        std::ptrdiff_t pitch = row_stride / size;
+        C* memory = reinterpret_cast<C*>(data);
+        for (; r + lanes <= rows; r += lanes) {
+            // A square that reaches beyond the columns may read neighbouring rows, but nothing
+            // beyond the last of the rectangle.
+            bool narrow_rows = cols < lanes;
+            if (narrow_rows && gather &&
+                (pitch < cols || (r + lanes - 1) * pitch + lanes > (rows - 1) * pitch + cols))
+                break;
+            C* t = tile.at(row + r, column);
+            for (std::ptrdiff_t c = 0; c < cols; c += lanes) {
+                // The last square overlaps the one before it.
+                if (c + lanes > cols && !narrow_rows) c = cols - lanes;
+                V square[lanes];
+                if constexpr (gather) {
+                    transpose<Isa>(memory + r * pitch + c, pitch, square);
+                    for (std::ptrdiff_t j = 0; j < lanes && c + j < cols; ++j)
+                        storeu(t + (c + j) * lanes, square[j]);
+                } else {
+                    C rest[lanes * lanes];
+                    const C* from = t + c * lanes;
+                    if (narrow_rows) {
+                        for (std::ptrdiff_t j = 0; j < lanes; ++j)
+                            storeu(rest + j * lanes,
+                                   j < cols ? loadu<Isa>(t + j * lanes) : V::zero());
+                        from = rest;
+                    }
+                    transpose<Isa>(from, lanes, square);
+                    for (std::ptrdiff_t j = 0; j < lanes; ++j) {
+                        if (narrow_rows) {
+                            store_first(memory + (r + j) * pitch, square[j], static_cast<int>(cols));
+                        } else {
+                            storeu(memory + (r + j) * pitch + c, square[j]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for (; r < rows; ++r) {
+        constexpr std::ptrdiff_t chunk = 64;
+        C line[chunk];
         for (std::ptrdiff_t c = 0; c < cols; c += chunk) {
             std::ptrdiff_t n = smaller<Isa>(chunk, cols - c);
             char* memory = data + r * row_stride + c * column_stride;
@@ -262,6 +332,8 @@ void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptr
 template <class Isa, class C, bool gather>
 void move_tile(const Tile<Isa, C>& tile, const RowShape& shape, const RowOperand& a,
                std::ptrdiff_t first_row, std::ptrdiff_t rows, std::ptrdiff_t column) {
+    bool streams =
+        !gather && shape.rows * shape.cols * element_bytes<Isa>(a.type) >= stream_bytes;
     for (std::ptrdiff_t r = 0; r < rows;) {
         Run kept =
             run_at<Isa>(shape.kept_ndim, shape.kept_size, a.kept_stride, first_row + r, rows - r);
@@ -271,11 +343,12 @@ void move_tile(const Tile<Isa, C>& tile, const RowShape& shape, const RowOperand
             move_rectangle<Isa, C, gather>(tile, a.type, a.data + kept.offset + reduced.offset, r,
                                            kept.length, a.kept_stride[shape.kept_ndim - 1], c,
                                            reduced.length,
-                                           a.reduced_stride[shape.reduced_ndim - 1]);
+                                           a.reduced_stride[shape.reduced_ndim - 1], streams);
             c += reduced.length;
         }
         r += kept.length;
     }
+    if (streams) stream_fence<Isa>();
 }
 
 // Memory that tasks share.
@@ -293,6 +366,13 @@ template <class Isa, class C, class Op>
 struct RowDriver {
     using D = Vec<Isa, double>;
     static constexpr int inputs = Op::inputs;
+    static constexpr bool float_emits = [] {
+        if constexpr (Op::float_lanes && Op::emits) {
+            return Op::float_emits;
+        } else {
+            return false;
+        }
+    }();
 
     const RowShape& shape;
     const Op& op;
@@ -323,6 +403,8 @@ struct RowDriver {
     // Where blocks of one row come from and go to.
     struct Lines {
         C* scratch[inputs + 1];
+        C* values;
+        C* rests;
         std::ptrdiff_t held_row;
         std::ptrdiff_t held_column;
     };
@@ -330,9 +412,13 @@ struct RowDriver {
     Lines lines() const {
         std::ptrdiff_t length = smaller<Isa>(shape.cols, sum_block);
         length = (length + 15) / 16 * 16;
-        C* scratch = static_cast<C*>(
-            thread_scratch(static_cast<std::size_t>((inputs + 1) * length) * sizeof(C)));
+        std::ptrdiff_t kept =
+            (Op::float_lanes || Op::keeps) && Op::emits ? smaller<Isa>(length, kept_columns) : 0;
+        C* scratch = static_cast<C*>(thread_scratch(
+            static_cast<std::size_t>((inputs + 1) * length + 2 * kept) * sizeof(C)));
         Lines lines;
+        lines.values = scratch + (inputs + 1) * length;
+        lines.rests = lines.values + kept;
         for (int k = 0; k <= inputs; ++k) lines.scratch[k] = scratch + k * length;
         lines.held_row = -1;
         lines.held_column = -1;
@@ -392,8 +478,79 @@ struct RowDriver {
         }
     }
 
+    [[gnu::always_inline]] inline FloatSum<Isa> float_sum_of_block(Lines& lines, std::ptrdiff_t row,
+                                                                   std::ptrdiff_t column,
+                                                                   const Row& state) const {
+        const C* data[inputs];
+        std::ptrdiff_t n = block_length(column);
+        fetch(lines, row, column, n, data);
+        std::ptrdiff_t hole = -1;
+        if constexpr (Op::has_holes) hole = op.hole(state, 0) - column;
+        if (Op::emits && out != nullptr && shape.cols <= kept_columns)
+            return AlongFloat<Isa>::template block<true>(data[0], n, hole, lines.values, lines.rests);
+        return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr);
+    }
+    [[gnu::always_inline]] inline void float_emit_block(Lines& lines, std::ptrdiff_t row,
+                                                        std::ptrdiff_t column,
+                                                        const Row& state) const {
+        std::ptrdiff_t n = block_length(column);
+        char* row_data = out->data + row_offset<Isa>(shape, *out, row);
+        bool direct = in_place(*out);
+        C* to = direct ? reinterpret_cast<C*>(row_data) + column : lines.scratch[inputs];
+        if (shape.cols <= kept_columns) {
+            AlongFloat<Isa>::emit(to, n, lines.values, lines.rests, state.factor[0]);
+        } else {
+            const C* data[inputs];
+            fetch(lines, row, column, n, data);
+            AlongFloat<Isa>::emit(to, n, data[0], state.factor[0]);
+        }
+        op.patch(column, n, to, 1, 0, state);
+        if (!direct) scatter_line<Isa>(to, shape, *out, row_data, column, n);
+    }
+    // False: the row goes the other way.
+    bool along_float(Lines& lines, std::ptrdiff_t row, Row& state) const {
+        FloatSum<Isa> sum = float_sum_of_block(lines, row, 0, state);
+        for (std::ptrdiff_t c = sum_block; c < shape.cols; c += sum_block)
+            sum = plus(sum, float_sum_of_block(lines, row, c, state));
+        Mask<Isa, double> accepted = op.accepts(sum, state);
+        if (accepted[0] == 0) return false;
+        op.finish_float(Form{}, row, 1, sum, accepted, state);
+        if constexpr (Op::emits) {
+            if (out == nullptr) return true;
+            for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block) emit_either(lines, row, c, state);
+        }
+        return true;
+    }
+    [[gnu::always_inline]] inline void emit_either(Lines& lines, std::ptrdiff_t row,
+                                                   std::ptrdiff_t column, const Row& state) const {
+        if constexpr (float_emits) {
+            if (state.float_emit[0] != 0) return float_emit_block(lines, row, column, state);
+        }
+        emit_block(lines, row, column, state);
+    }
+
+    void along_kept(Lines& lines, std::ptrdiff_t row, Row& state) const {
+        const C* data[inputs];
+        std::ptrdiff_t n = shape.cols;
+        fetch(lines, row, 0, n, data);
+        state.peak = op.peak(Form{}, n, data, state);
+        Sum sum = op.sum_kept(Form{}, 0, n, data, state, lines.values, lines.rests);
+        op.finish(Form{}, row, 1, sum, state);
+        char* row_data = out->data + row_offset<Isa>(shape, *out, row);
+        bool direct = in_place(*out);
+        C* to = direct ? reinterpret_cast<C*>(row_data) : lines.scratch[inputs];
+        op.emit_kept(Form{}, 0, n, to, lines.values, lines.rests, state);
+        if (!direct) scatter_line<Isa>(to, shape, *out, row_data, 0, n);
+    }
+
     void along(Lines& lines, std::ptrdiff_t row) const {
         Row state = op.start(Form{}, row, 1);
+        if constexpr (Op::float_lanes) {
+            if (along_float(lines, row, state)) return;
+        }
+        if constexpr (Op::keeps) {
+            if (out != nullptr && shape.cols <= kept_columns) return along_kept(lines, row, state);
+        }
         if constexpr (Op::has_peak) {
             D peak = peak_of_block(lines, row, 0, state);
             for (std::ptrdiff_t c = sum_block; c < shape.cols; c += sum_block)
@@ -415,45 +572,78 @@ struct RowDriver {
     void run_split() const {
         std::ptrdiff_t blocks = (shape.cols + sum_block - 1) / sum_block;
         std::size_t tasks = static_cast<std::size_t>(count * blocks);
-        SharedBlock<Isa> shared(static_cast<std::size_t>(count) * sizeof(Row) +
-                                tasks * sizeof(Sum));
-        Sum* sums = static_cast<Sum*>(shared.data);
-        Row* states = reinterpret_cast<Row*>(sums + tasks);
-        D* peaks = reinterpret_cast<D*>(sums);
-        static_assert(sizeof(D) <= sizeof(Sum));
+        constexpr std::size_t partial =
+            sizeof(Sum) > sizeof(FloatSum<Isa>) ? sizeof(Sum) : sizeof(FloatSum<Isa>);
+        SharedBlock<Isa> shared(static_cast<std::size_t>(count) * (sizeof(Row) + sizeof(D)) +
+                                tasks * partial);
+        char* memory = static_cast<char*>(shared.data);
+        Row* states = reinterpret_cast<Row*>(memory);
+        D* done = reinterpret_cast<D*>(states + count);
+        void* partials = done + count;
+        Sum* sums = static_cast<Sum*>(partials);
+        D* peaks = static_cast<D*>(partials);
+        FloatSum<Isa>* float_sums = static_cast<FloatSum<Isa>*>(partials);
+        // Calls work for every block of every row that is not done.
         auto each_block = [&](const auto& work) {
             parallel_for<Isa>(static_cast<std::ptrdiff_t>(tasks), [&](std::ptrdiff_t task) {
+                std::ptrdiff_t r = task / blocks;
                 Lines lines = this->lines();
-                work(lines, task, states[task / blocks], first + task / blocks,
-                     task % blocks * sum_block);
+                work(lines, task, r, first + r, task % blocks * sum_block);
             });
         };
-        for (std::ptrdiff_t r = 0; r < count; ++r) states[r] = op.start(Form{}, first + r, 1);
-        if constexpr (Op::has_peak) {
-            each_block([&](Lines& lines, std::ptrdiff_t task, const Row& state, std::ptrdiff_t row,
+        auto combined = [&](auto* parts, std::ptrdiff_t r, const auto& combine) {
+            auto value = parts[r * blocks];
+            for (std::ptrdiff_t b = 1; b < blocks; ++b) value = combine(value, parts[r * blocks + b]);
+            return value;
+        };
+        bool all_done = Op::float_lanes;
+        for (std::ptrdiff_t r = 0; r < count; ++r) {
+            states[r] = op.start(Form{}, first + r, 1);
+            done[r] = D::zero();
+        }
+        if constexpr (Op::float_lanes) {
+            each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r, std::ptrdiff_t row,
                            std::ptrdiff_t column) {
-                peaks[task] = peak_of_block(lines, row, column, state);
+                float_sums[task] = float_sum_of_block(lines, row, column, states[r]);
             });
             for (std::ptrdiff_t r = 0; r < count; ++r) {
-                D peak = peaks[r * blocks];
-                for (std::ptrdiff_t b = 1; b < blocks; ++b) peak = max(peak, peaks[r * blocks + b]);
-                states[r].peak = peak;
+                FloatSum<Isa> sum = combined(float_sums, r, Plus{});
+                Mask<Isa, double> accepted = op.accepts(sum, states[r]);
+                if (accepted[0] != 0) {
+                    op.finish_float(Form{}, first + r, 1, sum, accepted, states[r]);
+                    done[r] = D::splat(1);
+                } else {
+                    all_done = false;
+                }
             }
         }
-        each_block([&](Lines& lines, std::ptrdiff_t task, const Row& state, std::ptrdiff_t row,
-                       std::ptrdiff_t column) {
-            sums[task] = sum_of_block(lines, row, column, state);
-        });
-        for (std::ptrdiff_t r = 0; r < count; ++r) {
-            Sum sum = sums[r * blocks];
-            for (std::ptrdiff_t b = 1; b < blocks; ++b) sum = plus(sum, sums[r * blocks + b]);
-            op.finish(Form{}, first + r, 1, sum, states[r]);
+        if (!all_done) {
+            if constexpr (Op::has_peak) {
+                each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r,
+                               std::ptrdiff_t row, std::ptrdiff_t column) {
+                    if (done[r][0] == 0)
+                        peaks[task] = peak_of_block(lines, row, column, states[r]);
+                });
+                for (std::ptrdiff_t r = 0; r < count; ++r)
+                    if (done[r][0] == 0) states[r].peak = combined(peaks, r, Larger{});
+            }
+            each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r, std::ptrdiff_t row,
+                           std::ptrdiff_t column) {
+                if (done[r][0] == 0) sums[task] = sum_of_block(lines, row, column, states[r]);
+            });
+            for (std::ptrdiff_t r = 0; r < count; ++r)
+                if (done[r][0] == 0)
+                    op.finish(Form{}, first + r, 1, combined(sums, r, Plus{}), states[r]);
         }
         if constexpr (Op::emits) {
             if (out == nullptr) return;
-            each_block([&](Lines& lines, std::ptrdiff_t, const Row& state, std::ptrdiff_t row,
+            each_block([&](Lines& lines, std::ptrdiff_t, std::ptrdiff_t r, std::ptrdiff_t row,
                            std::ptrdiff_t column) {
-                emit_block(lines, row, column, state);
+                if (done[r][0] != 0) {
+                    emit_either(lines, row, column, states[r]);
+                } else {
+                    emit_block(lines, row, column, states[r]);
+                }
             });
         }
     }
@@ -483,6 +673,7 @@ struct RowDriver {
         using Form = Across<Isa, C>;
         constexpr std::ptrdiff_t lanes = Form::lanes;
         constexpr int max_strips = Tile<Isa, C>::max_rows / lanes;
+        constexpr std::ptrdiff_t tile_lanes = Tile<Isa, C>::lanes;
         std::ptrdiff_t strips = (rows + lanes - 1) / lanes;
         bool one_block = shape.cols <= sum_block;
         Tile<Isa, C> tile[inputs];
@@ -492,10 +683,10 @@ struct RowDriver {
         auto gather = [&](std::ptrdiff_t column) {
             for (int k = 0; k < inputs; ++k) {
                 tile[k] = {scratch + static_cast<std::size_t>(k) * tile_size, block_length(column)};
-                if (rows % lanes != 0) {
+                if (rows % tile_lanes != 0) {
                     // The lanes without a row compute on zeros.
-                    C* last = tile[k].strip(strips - 1);
-                    for (std::ptrdiff_t i = 0; i < tile[k].cols * lanes; ++i) last[i] = 0;
+                    C* last = tile[k].at(rows / tile_lanes * tile_lanes, 0);
+                    for (std::ptrdiff_t i = 0; i < tile[k].cols * tile_lanes; ++i) last[i] = 0;
                 }
                 move_tile<Isa, C, true>(tile[k], shape, *in[k], first_row, rows, column);
             }
@@ -515,6 +706,70 @@ struct RowDriver {
         if (one_block) gather(0);
         for (std::ptrdiff_t s = 0; s < strips; ++s)
             states[s] = op.start(Form{}, first_row + s * lanes, rows_of(s));
+        Row float_states[Op::float_lanes ? max_strips : 1];
+        Mask<Isa, double> accepted[Op::float_lanes ? max_strips : 1];
+        bool all_accepted = false;
+        if constexpr (Op::float_lanes) {
+            FloatSum<Isa> float_sums[max_strips + 1];
+            for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block) {
+                if (!one_block) gather(c);
+                for (std::ptrdiff_t s = 0; s < strips; s += 2) {
+                    FloatSum<Isa> both[2];
+                    if constexpr (Op::has_holes) {
+                        std::int32_t holes[2 * lanes];
+                        for (int j = 0; j < 2 * lanes; ++j) {
+                            std::ptrdiff_t own = s + j / lanes;
+                            holes[j] = own < strips ? static_cast<std::int32_t>(
+                                                          op.hole(states[own], j % lanes) - c)
+                                                    : -1;
+                        }
+                        AcrossFloat<Isa>::template block<true>(tile[0].strip(s), tile[0].cols, holes,
+                                                               both);
+                    } else {
+                        AcrossFloat<Isa>::template block<false>(tile[0].strip(s), tile[0].cols,
+                                                                nullptr, both);
+                    }
+                    for (int h = 0; h < 2; ++h)
+                        float_sums[s + h] = c == 0 ? both[h] : plus(float_sums[s + h], both[h]);
+                }
+            }
+            all_accepted = true;
+            for (std::ptrdiff_t s = 0; s < strips; ++s) {
+                accepted[s] = op.accepts(float_sums[s], states[s]);
+                all_accepted = all_accepted && !any(~accepted[s]);
+                float_states[s] = states[s];
+            }
+            // Its finish() writes results of all rows, so those of the accepted ones come after.
+            if (!all_accepted) general_sums(each_strip, rows_of, first_row, strips, tile, states, sums);
+            for (std::ptrdiff_t s = 0; s < strips; ++s) {
+                op.finish_float(Form{}, first_row + s * lanes, rows_of(s), float_sums[s], accepted[s],
+                                float_states[s]);
+                states[s] = all_accepted ? float_states[s]
+                                         : blend(accepted[s], float_states[s], states[s]);
+            }
+        } else {
+            general_sums(each_strip, rows_of, first_row, strips, tile, states, sums);
+        }
+        if constexpr (Op::emits) {
+            if (out == nullptr) return;
+            for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block) {
+                if (!one_block) gather(c);
+                for (std::ptrdiff_t s = 0; s < strips; s += Tile<Isa, C>::lanes / lanes)
+                    emit_strip(tile, s, strips, c, states);
+                move_tile<Isa, C, false>(tile[0], shape, *out, first_row, rows, c);
+            }
+        }
+    }
+
+    template <class EachStrip, class RowsOf>
+    [[gnu::always_inline]] inline void general_sums(const EachStrip& each_strip,
+                                                    const RowsOf& rows_of,
+                                                    std::ptrdiff_t first_row,
+                                                    std::ptrdiff_t strips,
+                                                    const Tile<Isa, C> (&tile)[inputs], Row* states,
+                                                    Sum* sums) const {
+        using Form = Across<Isa, C>;
+        constexpr std::ptrdiff_t lanes = Form::lanes;
         if constexpr (Op::has_peak) {
             each_strip([&](std::ptrdiff_t s, std::ptrdiff_t c, const C*(&data)[inputs]) {
                 D peak = op.peak(Form{}, tile[0].cols, data, states[s]);
@@ -527,18 +782,73 @@ struct RowDriver {
         });
         for (std::ptrdiff_t s = 0; s < strips; ++s)
             op.finish(Form{}, first_row + s * lanes, rows_of(s), sums[s], states[s]);
-        if constexpr (Op::emits) {
-            if (out == nullptr) return;
-            for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block) {
-                if (!one_block) gather(c);
-                for (std::ptrdiff_t s = 0; s < strips; ++s) {
-                    const C* data[inputs];
-                    for (int k = 0; k < inputs; ++k) data[k] = tile[k].strip(s);
-                    op.emit(Form{}, c, tile[0].cols, tile[0].strip(s), data, states[s]);
+    }
+
+    // Lane by lane a or b; a Row is nothing but registers of doubles.
+    [[gnu::always_inline]] static inline Row blend(Mask<Isa, double> mask, const Row& a,
+                                                   const Row& b) {
+        static_assert(sizeof(Row) % sizeof(D) == 0);
+        Row r;
+        const char* from_a = reinterpret_cast<const char*>(&a);
+        const char* from_b = reinterpret_cast<const char*>(&b);
+        char* to = reinterpret_cast<char*>(&r);
+        for (std::size_t i = 0; i < sizeof(Row); i += sizeof(D)) {
+            D va, vb;
+            __builtin_memcpy(&va, from_a + i, sizeof(D));
+            __builtin_memcpy(&vb, from_b + i, sizeof(D));
+            D v = select(mask, va, vb);
+            __builtin_memcpy(to + i, &v, sizeof(D));
+        }
+        return r;
+    }
+
+    // The strips that lie side by side in a tile from s on.
+    [[gnu::always_inline]] inline void emit_strip(const Tile<Isa, C> (&tile)[inputs],
+                                                  std::ptrdiff_t s, std::ptrdiff_t strips,
+                                                  std::ptrdiff_t column, const Row* states) const {
+        using Form = Across<Isa, C>;
+        constexpr std::ptrdiff_t lanes = Form::lanes;
+        constexpr int beside = Tile<Isa, C>::lanes / lanes;
+        std::ptrdiff_t n = tile[0].cols;
+        auto general = [&](std::ptrdiff_t h, std::ptrdiff_t i, std::ptrdiff_t cols, C* to) {
+            const C* data[inputs];
+            for (int k = 0; k < inputs; ++k) data[k] = tile[k].strip(h) + i * Form::stride;
+            op.emit(Form{}, column + i, cols, to, data, states[h]);
+        };
+        if constexpr (float_emits) {
+            const Row& first = states[s];
+            const Row& second = states[s + 1 < strips ? s + 1 : s];
+            bool some = any(first.float_emit) || any(second.float_emit);
+            bool every = !any(~first.float_emit) && !any(~second.float_emit);
+            if (some) {
+                typename AcrossFloat<Isa>::Factor factor(first.factor, second.factor);
+                C* x = tile[0].strip(s);
+                if (every) {
+                    AcrossFloat<Isa>::emit(x, n, x, factor);
+                } else {
+                    for (std::ptrdiff_t i = 0; i < n; ++i) {
+                        C fast[Form::stride], slow[Form::stride];
+                        AcrossFloat<Isa>::emit(fast, 1, x + i * Form::stride, factor);
+                        for (int h = 0; h < beside && s + h < strips; ++h)
+                            general(s + h, i, 1, slow + h * lanes);
+                        for (int j = 0; j < Form::stride; ++j) {
+                            if (s + j / lanes >= strips) break;
+                            bool use = states[s + j / lanes].float_emit[j % lanes] != 0;
+                            x[i * Form::stride + j] = use ? fast[j] : slow[j];
+                        }
+                    }
                 }
-                move_tile<Isa, C, false>(tile[0], shape, *out, first_row, rows, c);
+                for (int j = 0; j < Form::stride; ++j) {
+                    if (s + j / lanes >= strips) break;
+                    const Row& row = states[s + j / lanes];
+                    if (row.float_emit[j % lanes] != 0)
+                        op.patch(column, n, x + j, Form::stride, j % lanes, row);
+                }
+                return;
             }
         }
+        for (int h = 0; h < beside && s + h < strips; ++h)
+            general(s + h, 0, n, tile[0].strip(s + h));
     }
 };
 

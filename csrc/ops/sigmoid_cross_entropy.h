@@ -233,7 +233,7 @@ template <bool with_grad, class Isa>
     const D limit = D::splat(0x1p-18);
     D magnitude = abs(x);
     D t = exp_fast(-min(D::splat(700), magnitude));
-    D small = log1p_fast(t);
+    D small = add_log1p_unit_fast(D::zero(), t);
     Mask<Isa, double> negative = x < D::zero();
     D rest = options.negatives ? D::splat(1) - y : D::zero();
     D positive = pos_weight * y;

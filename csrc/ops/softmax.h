@@ -22,7 +22,10 @@
 //               So c and R are summed apart, and log S = log1p((c - 1) + R).
 //   x - m - log S   both differences are <= 0: nothing cancels. Float64 adds hi + lo parts.
 //
-// Error budget in units of u. softmax, float32: 2^-45 (exp) + 2^-40 (sum, a million columns) + 2^-52
+// float32 rows of which no element is beyond +-80 need no maximum: exp(x_i) is summed as it is, in
+// float32 lanes (float_sums.h: 0.66 ULP), where the result is not next to 0.
+//
+// Error budget in units of u (of the ways in float64 lanes). softmax, float32: 2^-45 (exp) + 2^-40 (sum, a million columns) + 2^-52
 // against u = 2^-24, hence 0.5 ULP + 2^-15 where the result is normal, and the same absolute
 // error (in the unit of subnormal numbers) where it is not, as there is one rounding. float64: 2^-62 of
 // exp twice (E and S), 2^-62 of the pair product: 0.5 + 0.01 ULP. log_softmax: float64 adds
@@ -199,6 +202,13 @@ template <class Isa>
     return abs(a) < Vec<Isa, double>::splat(__builtin_inf());
 }
 
+// Far enough from float32's subnormal numbers, and from infinity, for a product of float32 parts.
+template <class Isa>
+[[gnu::always_inline]] inline Mask<Isa, double> is_normal_float(Vec<Isa, double> a) {
+    using D = Vec<Isa, double>;
+    return (abs(a) > D::splat(0x1p-124)) & (abs(a) < D::splat(0x1p126));
+}
+
 constexpr double minus_infinity = -__builtin_inf();
 
 // The columns of operand 0, or those that operand 1, a mask of 0 and 1, lets through.
@@ -273,15 +283,23 @@ struct Softmax {
     static constexpr int inputs = masked ? 2 : 1;
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
+    static constexpr bool float_lanes = sizeof(C) == 4 && !masked;
+    static constexpr bool keeps = sizeof(C) == 8 && !masked;
+    static constexpr bool float_emits = true;
+    static constexpr bool has_holes = false;
 
     struct Row {
         D peak;
         Sum inverse;
+        D factor;
+        Mask<Isa, double> float_emit;
     };
 
     template <class Form>
     Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
-        return Row();
+        Row row = {};
+        row.float_emit = Mask<Isa, double>::zero();
+        return row;
     }
     template <class Form>
     D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
@@ -299,10 +317,39 @@ struct Softmax {
         return Form::fold(sums.lane, Plus{});
     }
     template <class Form>
+    Sum sum_kept(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row, C* hi,
+                 C* lo) const {
+        D top = row.peak;
+        Lanes<Form, Sum> sums(E::zero());
+        Form::each(
+            n,
+            [&](int slot, std::ptrdiff_t column, D x) __attribute__((always_inline)) {
+                Sum e = E::exp_difference(x, top);
+                storeu(hi + column, e.hi);
+                storeu(lo + column, e.lo);
+                sums.lane[slot] = plus(sums.lane[slot], e);
+            },
+            Column<C>{in[0], minus_infinity});
+        return Form::fold(sums.lane, Plus{});
+    }
+    template <class Form>
+    void emit_kept(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* hi, const C* lo,
+                   const Row& row) const {
+        Sum inverse = row.inverse;
+        Form::map(
+            n, out,
+            [&](std::ptrdiff_t, D e, D rest) __attribute__((always_inline)) {
+                return E::rounded_product({e, rest}, inverse);
+            },
+            Column<C>{hi, 0}, Column<C>{lo, 0});
+    }
+    template <class Form>
     void finish(Form, std::ptrdiff_t, std::ptrdiff_t, Sum sum, Row& row) const {
         D nan = D::splat(__builtin_nan(""));
         Mask<Isa, double> regular = is_finite(row.peak);
         row.inverse = E::reciprocal(sum);
+        row.factor = D::zero();
+        row.float_emit = Mask<Isa, double>::zero();
         if constexpr (sizeof(C) == 8) {
             row.inverse = {select(regular, row.inverse.hi, nan),
                            select(regular, row.inverse.lo, nan)};
@@ -310,6 +357,18 @@ struct Softmax {
             row.inverse = select(regular, row.inverse, nan);
         }
     }
+    Mask<Isa, double> accepts(const FloatSum<Isa>& sum, const Row&) const {
+        return in_float_range(sum);
+    }
+    template <class Form>
+    void finish_float(Form, std::ptrdiff_t, std::ptrdiff_t, const FloatSum<Isa>& sum,
+                      Mask<Isa, double>, Row& row) const {
+        row.peak = D::zero();
+        row.factor = D::splat(1) / sum.sum;
+        if constexpr (sizeof(C) == 4) row.inverse = row.factor;
+        row.float_emit = is_normal_float(exp_fast(sum.smallest) * row.factor);
+    }
+    void patch(std::ptrdiff_t, std::ptrdiff_t, C*, std::ptrdiff_t, int, const Row&) const {}
     template <class Form>
     void emit(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* const* in,
               const Row& row) const {
@@ -330,6 +389,10 @@ struct LogSoftmax {
     static constexpr int inputs = masked ? 2 : 1;
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
+    static constexpr bool float_lanes = sizeof(C) == 4 && !masked;
+    static constexpr bool keeps = false;
+    static constexpr bool float_emits = false;
+    static constexpr bool has_holes = false;
 
     struct Row {
         D peak;
@@ -355,6 +418,18 @@ struct LogSoftmax {
         D nan = D::splat(__builtin_nan(""));
         row.log_sum = plus(row.log_sum, E::of(select(is_finite(row.peak), D::zero(), nan)));
     }
+    // A sum that is right to 2^-27.7 gives results above 1/2 in magnitude.
+    Mask<Isa, double> accepts(const FloatSum<Isa>& sum, const Row&) const {
+        D top = sum.largest - log_fast(select(in_float_range(sum), sum.sum, D::splat(1)));
+        return in_float_range(sum) & (top < D::splat(-0.5));
+    }
+    template <class Form>
+    void finish_float(Form, std::ptrdiff_t, std::ptrdiff_t, const FloatSum<Isa>& sum,
+                      Mask<Isa, double>, Row& row) const {
+        row.peak = D::zero();
+        if constexpr (sizeof(C) == 4) row.log_sum = log_fast(sum.sum);
+    }
+    void patch(std::ptrdiff_t, std::ptrdiff_t, C*, std::ptrdiff_t, int, const Row&) const {}
     template <class Form>
     void emit(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* const* in,
               const Row& row) const {
@@ -376,6 +451,8 @@ struct SoftmaxBackward {
     static constexpr int inputs = 2;
     static constexpr bool has_peak = false;
     static constexpr bool emits = true;
+    static constexpr bool float_lanes = false;
+    static constexpr bool keeps = false;
 
     struct Row {
         Sum dot;
@@ -421,6 +498,8 @@ struct LogSoftmaxBackward {
     static constexpr int inputs = 2;
     static constexpr bool has_peak = false;
     static constexpr bool emits = true;
+    static constexpr bool float_lanes = false;
+    static constexpr bool keeps = false;
 
     struct Row {
         Sum total;

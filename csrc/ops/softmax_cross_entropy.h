@@ -52,10 +52,11 @@ struct LossWriter {
     const RowOperand& losses;
     LossSlab slab;
 
-    [[gnu::always_inline]] inline void write(std::ptrdiff_t row, std::ptrdiff_t n,
-                                             Pair<Isa> loss) const {
+    [[gnu::always_inline]] inline void write(std::ptrdiff_t row, std::ptrdiff_t n, Pair<Isa> loss,
+                                             Mask<Isa, double> wanted) const {
         Vec<Isa, double> rounded = loss.hi + loss.lo;
         for (int j = 0; j < n; ++j) {
+            if (wanted[j] == 0) continue;
             if (slab.hi == nullptr) {
                 write_row_value<Isa>(shape, losses, row + j, static_cast<C>(rounded[j]));
             } else {
@@ -105,6 +106,10 @@ struct IndexLabels {
     static constexpr int inputs = 1;
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
+    static constexpr bool float_lanes = sizeof(C) == 4;
+    static constexpr bool keeps = sizeof(C) == 8;
+    static constexpr bool float_emits = true;
+    static constexpr bool has_holes = true;
 
     const CrossEntropyArguments& arguments;
     const RowOperand& x;
@@ -118,6 +123,8 @@ struct IndexLabels {
         D weight;
         Number inverse;  // weight * gradient_scale / S
         D label_gradient;
+        D factor;
+        Mask<Isa, double> float_emit;
     };
 
     template <class Form>
@@ -142,6 +149,8 @@ struct IndexLabels {
                             : static_cast<double>(static_cast<const C*>(arguments.weight)[k]);
         }
         Row row;
+        row.factor = D::zero();
+        row.float_emit = Mask<Isa, double>::zero();
         row.label = loadu<Isa>(label);
         row.logit = loadu<Isa>(logit);
         row.weight = loadu<Isa>(weight);
@@ -168,6 +177,38 @@ struct IndexLabels {
         return Form::fold(sums.lane, Plus{});
     }
     template <class Form>
+    Sum sum_kept(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row, C* hi,
+                 C* lo) const {
+        D top = row.peak, label = row.label;
+        Lanes<Form, Sum> sums(E::zero());
+        Form::each(
+            n,
+            [&](int slot, std::ptrdiff_t column, D v) __attribute__((always_inline)) {
+                Number e = E::exp_difference(v, top);
+                storeu(hi + column, e.hi);
+                storeu(lo + column, e.lo);
+                sums.lane[slot] =
+                    plus(sums.lane[slot], E::masked(Form::columns(column) != label, e));
+            },
+            Column<C>{in[0], minus_infinity});
+        return Form::fold(sums.lane, Plus{});
+    }
+    template <class Form>
+    void emit_kept(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* hi, const C* lo,
+                   const Row& row) const {
+        D label = row.label, label_gradient = row.label_gradient;
+        Mask<Isa, double> used = row.label >= D::zero();
+        Number inverse = row.inverse;
+        Form::map(
+            n, out,
+            [&](std::ptrdiff_t column, D e, D rest) __attribute__((always_inline)) {
+                D g = E::rounded_product({e, rest}, inverse);
+                g = select(Form::columns(column) == label, label_gradient, g);
+                return select(used, g, D::zero());
+            },
+            Column<C>{hi, 0}, Column<C>{lo, 0});
+    }
+    template <class Form>
     void finish(Form, std::ptrdiff_t first, std::ptrdiff_t n, Sum others, Row& row) const {
         D one = D::splat(1), nothing = D::zero();
         D nan = D::splat(__builtin_nan(""));
@@ -181,7 +222,7 @@ struct IndexLabels {
         Pair<Isa> loss =
             weighted_distance(Pair<Isa>{row.weight, nothing}, row.peak, row.logit, log_sum);
         loss = {select(used, loss.hi, nothing), select(used, loss.lo, nothing)};
-        writer.write(first, n, loss);
+        writer.write(first, n, loss, ~Mask<Isa, double>::zero());
 
         Pair<Isa> scale = mul(gradient_scale, row.weight);
         if constexpr (sizeof(C) == 8) {
@@ -191,6 +232,37 @@ struct IndexLabels {
         }
         row.inverse = plus(row.inverse, E::of(invalid));
         row.label_gradient = nothing - E::rounded_product(others, row.inverse);
+        row.factor = nothing;
+        row.float_emit = Mask<Isa, double>::zero();
+    }
+    std::int64_t hole(const Row& row, int lane) const {
+        return static_cast<std::int64_t>(row.label[lane]);
+    }
+    Mask<Isa, double> accepts(const FloatSum<Isa>& sum, const Row&) const {
+        return in_float_range(sum);
+    }
+    // Without a maximum: loss = log1p(S' / exp(x_k)).
+    template <class Form>
+    void finish_float(Form, std::ptrdiff_t first, std::ptrdiff_t n, const FloatSum<Isa>& sum,
+                      Mask<Isa, double> accepted, Row& row) const {
+        D nothing = D::zero();
+        Mask<Isa, double> used = row.label >= nothing;
+        D others = select(accepted, sum.sum, D::splat(1));
+        D logit = select(accepted, row.logit, nothing);
+        D loss = row.weight * log1p_fast(others * exp_fast(-logit));
+        loss = select(used & (row.weight != nothing), loss, nothing);
+        writer.write(first, n, {loss, nothing}, accepted);
+        row.peak = nothing;
+        row.factor = row.weight * gradient_scale.hi / (others + exp_fast(logit));
+        if constexpr (sizeof(C) == 4) row.inverse = row.factor;
+        row.label_gradient = nothing - others * row.factor;
+        row.float_emit = used & accepted & is_normal_float(exp_fast(sum.smallest) * row.factor) &
+                         is_normal_float(exp_fast(sum.largest) * row.factor);
+    }
+    void patch(std::ptrdiff_t column, std::ptrdiff_t n, C* out, std::ptrdiff_t stride, int lane,
+               const Row& row) const {
+        std::ptrdiff_t k = static_cast<std::ptrdiff_t>(row.label[lane]) - column;
+        if (k >= 0 && k < n) out[k * stride] = static_cast<C>(row.label_gradient[lane]);
     }
     template <class Form>
     void emit(Form, std::ptrdiff_t first_column, std::ptrdiff_t n, C* out, const C* const* in,
@@ -238,6 +310,8 @@ struct WeightLabels {
     static constexpr int inputs = 1 + (indexed ? 0 : 1) + (weighted ? 1 : 0);
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
+    static constexpr bool float_lanes = false;
+    static constexpr bool keeps = false;
 
     const CrossEntropyArguments& arguments;
     P label_share;   // 1 - s
@@ -354,7 +428,7 @@ struct WeightLabels {
         loss = {select(regular, both.hi, sum.distances.hi + loss.hi),
                 select(regular, both.lo, nothing)};
         loss = {select(used, loss.hi, nothing), select(used, loss.lo, nothing)};
-        writer.write(first, n, loss);
+        writer.write(first, n, loss, ~Mask<Isa, double>::zero());
 
         P whole = add(row.exponentials.rest, row.exponentials.tops * D::splat(E::scale));
         row.inverse = E::product(E::reciprocal(whole), gradient_scale);

@@ -9,6 +9,7 @@ coefficient by coefficient. Needs mpmath.
 """
 
 import re
+import struct
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mpmath import (
     expm1,
     factorial,
     log,
+    log1p,
     lu_solve,
     matrix,
     mp,
@@ -40,6 +42,11 @@ def to_double(value):
     sign, man, exponent, _ = value._mpf_
     man = -int(man) if sign else int(man)
     return man * 2**exponent * 1.0 if exponent >= 0 else man / 2**-exponent
+
+
+def to_float(value):
+    """Round to the nearest float32, as a double."""
+    return struct.unpack("<f", struct.pack("<f", to_double(value)))[0]
 
 
 def horner(coefficients, x):
@@ -117,6 +124,19 @@ def exp_tail(first, degree, relative_to):
     return q, error
 
 
+def exp_table_tail(steps, degree):
+    """Fit exp(r) = 1 + r + r^2 q(r) for |r| <= ln 2 / (2 steps) in float32; return q and the error."""
+    h = LN2 / steps / 2 * (1 + mpf(2) ** -12)
+
+    def remainder(r):
+        return sum(r**i / factorial(i + 2) for i in range(20))
+
+    q = minimax(remainder, lambda r: r * r + mpf(2) ** -100, degree - 2, -h, h)
+    q = [to_float(c) for c in q]
+    error = largest_error(lambda r: r * r * (horner(q, r) - remainder(r)), -h, h)
+    return q, error
+
+
 def log_tail(degree):
     """Fit log(m) = w + w z p(z), z = w^2, m = (2 + w) / (2 - w); return p rounded, its error."""
 
@@ -132,6 +152,23 @@ def log_tail(degree):
     error = largest_error(
         lambda z: weight(z) * (horner(p, z) - remainder(z)), mpf(0), LOG_SQUARE_MAX
     )
+    return p, error
+
+
+def log1p_tail(degree):
+    """Fit log1p(t) = t p(t) on [0, 1] with p_0 = 1; return p_1 ... rounded, and the error."""
+
+    def remainder(t):
+        if t < mpf(2) ** -10:
+            return sum((-1) ** (i + 1) * t**i / (i + 2) for i in range(30))
+        return (log1p(t) / t - 1) / t
+
+    def weight(t):
+        return t / (log1p(nonzero(t)) / nonzero(t)) + mpf(2) ** -120
+
+    p = minimax(remainder, weight, degree - 1, mpf(0), mpf(1))
+    p = [to_double(c) for c in p]
+    error = largest_error(lambda t: weight(t) * (horner(p, t) - remainder(t)), mpf(0), mpf(1))
     return p, error
 
 
@@ -153,6 +190,14 @@ def constants():
 
     c, error = exp_tail(1, 9, exp)
     yield "exp_fast_tail", c, f"exp(r) = 1 + r q(r), |r| <= ln 2 / 2: {report(error)}"
+    yield "sixteenth_powers", [to_double(mpf(2) ** (mpf(j) / 16)) for j in range(16)], "2^(j/16)"
+    for steps, degree in ((16, 4), (8, 5)):
+        c, error = exp_table_tail(steps, degree)
+        yield (
+            f"exp_{steps}_tail",
+            c,
+            f"exp(r) = 1 + r + r^2 q(r), |r| <= ln 2 / {2 * steps}, q in float32: {report(error)}",
+        )
     c, error = exp_tail(2, 10, lambda r: abs(expm1(r)))
     yield "expm1_fast_tail", c, f"expm1(r) = r + r^2 q(r), |r| <= ln 2 / 2: {report(error)}"
     sixth = to_double(mpf(1) / 6)
@@ -165,6 +210,8 @@ def constants():
     )
     c, error = log_tail(5)
     yield "log_fast_tail", c, f"log(m) = w + w z p(z), sqrt(1/2) <= m <= sqrt(2): {report(error)}"
+    c, error = log1p_tail(16)
+    yield "log1p_unit_tail", c, f"log1p(t) = t + t^2 p(t), 0 <= t <= 1: {report(error)}"
     c, error = log_tail(8)
     yield "log_pair_tail", c, f"log(m) = w + w z p(z), sqrt(1/2) <= m <= sqrt(2): {report(error)}"
     # Taylor's series is enough where speed does not count.

@@ -45,6 +45,7 @@ const Named functions[] = {
     {"log_pair", [](D x, D lo) { return pair(log_pair(x, lo)); }},
     {"log", [](D x, D) { return single(log(x)); }},
     {"log1p_fast", [](D x, D) { return single(log1p_fast(x)); }},
+    {"log1p_unit_fast", [](D x, D) { return single(add_log1p_unit_fast(D::zero(), x)); }},
     {"log1p_pair", [](D x, D lo) { return pair(log1p_pair(x, lo)); }},
     {"log1p_wide", [](D x, D lo) { return pair(log1p_wide(P{x, lo})); }},
     {"reciprocal_fast", [](D x, D) { return single(reciprocal_fast(x)); }},

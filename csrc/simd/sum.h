@@ -10,7 +10,8 @@
 //                   lanes are 16 / size registers. For long rows.
 //   Across<Isa, C>  as many rows at once as a register has lanes, stored [column][row]: a register
 //                   holds one column of these rows, so the 16 lanes are 16 registers. For short
-//                   rows and for rows that run across memory.
+//                   rows and for rows that run across memory. (Float32 is stored as many rows wide as a
+//                   register has float32 lanes, and worked on by halves in float64.)
 //
 // Why float64 lanes: a term of a float32 sum enters exactly, and the error of n additions in 16
 // lanes, at most (n / 16 + 4) 2^-53 of the sum for a block, is far below float32's 2^-24 for every n
@@ -171,6 +172,7 @@ struct Across {
     static constexpr int lanes = D::size;
     static constexpr int slots = sum_lanes;
     static constexpr int rows = lanes;
+    static constexpr int stride = Vec<Isa, C>::size;
 
     [[gnu::always_inline]] static inline D columns(std::ptrdiff_t column) {
         return D::splat(static_cast<double>(column));
@@ -179,14 +181,14 @@ struct Across {
     template <class Body, class... In>
     [[gnu::always_inline]] static inline void each(std::ptrdiff_t n, const Body& body, In... in) {
         for (std::ptrdiff_t i = 0; i < n; ++i)
-            body(static_cast<int>(i % sum_lanes), i, load_lanes<Isa>(in.data + i * lanes)...);
+            body(static_cast<int>(i % sum_lanes), i, load_lanes<Isa>(in.data + i * stride)...);
     }
 
     template <class Body, class... In>
     [[gnu::always_inline]] static inline void map(std::ptrdiff_t n, C* out, const Body& body,
                                                   In... in) {
         for (std::ptrdiff_t i = 0; i < n; ++i)
-            store_lanes(out + i * lanes, body(i, load_lanes<Isa>(in.data + i * lanes)...));
+            store_lanes(out + i * stride, body(i, load_lanes<Isa>(in.data + i * stride)...));
     }
 
     template <class Merge, class Sum>

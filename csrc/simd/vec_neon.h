@@ -89,6 +89,33 @@ template <class Isa>
                           reinterpret_cast<float64x2_t>(high.raw)))};
 }
 
+// The low 32 bits of every lane of both, in some order.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, std::int32_t> low_words(Vec<Isa, double> a,
+                                                               Vec<Isa, double> b) {
+    return {reinterpret_cast<typename Vec<Isa, std::int32_t>::Raw>(
+        vuzp1q_s32(reinterpret_cast<int32x4_t>(a.raw), reinterpret_cast<int32x4_t>(b.raw)))};
+}
+
+// Whether a lane of a has none of the bits of b.
+template <class Isa>
+[[gnu::always_inline]] inline bool any_without(Vec<Isa, std::int32_t> a,
+                                               Vec<Isa, std::int32_t> b) {
+    return any((a & b) == Vec<Isa, std::int32_t>::splat(0));
+}
+
+// Whether a lane of a is not 0.
+template <class Isa>
+[[gnu::always_inline]] inline bool any_nonzero(Vec<Isa, std::int32_t> a) {
+    return any(a != Vec<Isa, std::int32_t>::splat(0));
+}
+
+// No register of 4 floats is worth using as a table.
+template <class Isa>
+constexpr bool has_lookup = false;
+template <class Isa, class T>
+Vec<Isa, T> lookup(Vec<Isa, T> table, Vec<Isa, std::int32_t> index);
+
 // 1 / a with a and the quotient rounded to float32.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {
@@ -106,6 +133,19 @@ template <class Isa>
 [[gnu::always_inline]] inline void store_narrowed(float* p, Vec<Isa, double> v) {
     vst1_f32(p, vcvt_f32_f64(reinterpret_cast<float64x2_t>(v.raw)));
 }
+
+// Eight entries of 4 bytes, looked up by the low three bits of each lane.
+template <class Isa, class T>
+struct Table8 {
+    const T* memory;
+
+    [[gnu::always_inline]] explicit inline Table8(const T* from) : memory(from) {}
+    [[gnu::always_inline]] inline Vec<Isa, T> operator[](Vec<Isa, std::int32_t> index) const {
+        Vec<Isa, T> r;
+        for (int i = 0; i < Vec<Isa, T>::size; ++i) r.raw[i] = memory[index.raw[i] & 7];
+        return r;
+    }
+};
 
 // 0, 1, 2, ... by lane.
 template <class Isa>

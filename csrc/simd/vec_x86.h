@@ -240,6 +240,67 @@ template <class Isa>
     }
 }
 
+// The low 32 bits of every lane of both, in some order.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, std::int32_t> low_words(Vec<Isa, double> a,
+                                                               Vec<Isa, double> b) {
+    using Raw = typename Vec<Isa, std::int32_t>::Raw;
+    if constexpr (Isa::bytes == 64) {
+        return {reinterpret_cast<Raw>(_mm512_shuffle_ps(reinterpret_cast<__m512>(a.raw),
+                                                        reinterpret_cast<__m512>(b.raw), 0x88))};
+    } else if constexpr (Isa::bytes == 32) {
+        return {reinterpret_cast<Raw>(_mm256_shuffle_ps(reinterpret_cast<__m256>(a.raw),
+                                                        reinterpret_cast<__m256>(b.raw), 0x88))};
+    } else {
+        return {reinterpret_cast<Raw>(_mm_shuffle_ps(reinterpret_cast<__m128>(a.raw),
+                                                     reinterpret_cast<__m128>(b.raw), 0x88))};
+    }
+}
+
+// Whether a lane of a has none of the bits of b.
+template <class Isa>
+[[gnu::always_inline]] inline bool any_without(Vec<Isa, std::int32_t> a,
+                                               Vec<Isa, std::int32_t> b) {
+    if constexpr (Isa::bytes == 64) {
+        return _mm512_testn_epi32_mask(reinterpret_cast<__m512i>(a.raw),
+                                       reinterpret_cast<__m512i>(b.raw)) != 0;
+    } else {
+        return any((a & b) == Vec<Isa, std::int32_t>::splat(0));
+    }
+}
+
+// Whether a lane of a is not 0.
+template <class Isa>
+[[gnu::always_inline]] inline bool any_nonzero(Vec<Isa, std::int32_t> a) {
+    if constexpr (Isa::bytes == 64) {
+        __m512i bits = reinterpret_cast<__m512i>(a.raw);
+        return _mm512_test_epi32_mask(bits, bits) != 0;
+    } else if constexpr (Isa::bytes == 32) {
+        __m256i bits = reinterpret_cast<__m256i>(a.raw);
+        return _mm256_testz_si256(bits, bits) == 0;
+    } else {
+        return any(a != Vec<Isa, std::int32_t>::splat(0));
+    }
+}
+
+// Whether a register is a table: lane i of lookup(table, index) is table[index[i] mod lanes].
+template <class Isa>
+constexpr bool has_lookup = Isa::bytes > 16;
+template <class Isa, class T>
+[[gnu::always_inline]] inline Vec<Isa, T> lookup(Vec<Isa, T> table, Vec<Isa, std::int32_t> index) {
+    static_assert(sizeof(T) == 4 && has_lookup<Isa>);
+    using Raw = typename Vec<Isa, T>::Raw;
+    if constexpr (Isa::bytes == 64) {
+        return {reinterpret_cast<Raw>(
+            _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(index.raw),
+                                     reinterpret_cast<__m512i>(table.raw)))};
+    } else {
+        return {reinterpret_cast<Raw>(
+            _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(table.raw),
+                                        reinterpret_cast<__m256i>(index.raw)))};
+    }
+}
+
 // 1 / a with a and the quotient rounded to float32.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> reciprocal_float32(Vec<Isa, double> a) {
@@ -276,6 +337,39 @@ template <class Isa>
         _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_castps_si128(_mm_cvtpd_ps(v.raw)));
     }
 }
+
+// Eight entries of 4 bytes, looked up by the low three bits of each lane.
+template <class Isa, class T>
+struct Table8 {
+    Vec<Isa, T> entries;
+    const T* memory;
+
+    [[gnu::always_inline]] explicit inline Table8(const T* from) : memory(from) {
+        if constexpr (Isa::bytes == 64) {
+            __m256i once;
+            __builtin_memcpy(&once, from, sizeof(once));
+            entries.raw =
+                reinterpret_cast<typename Vec<Isa, T>::Raw>(_mm512_broadcast_i64x4(once));
+        } else if constexpr (Isa::bytes == 32) {
+            entries = loadu<Isa>(from);
+        }
+    }
+    [[gnu::always_inline]] inline Vec<Isa, T> operator[](Vec<Isa, std::int32_t> index) const {
+        if constexpr (Isa::bytes == 64) {
+            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(
+                _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(index.raw),
+                                         reinterpret_cast<__m512i>(entries.raw)))};
+        } else if constexpr (Isa::bytes == 32) {
+            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(
+                _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(entries.raw),
+                                            reinterpret_cast<__m256i>(index.raw)))};
+        } else {
+            Vec<Isa, T> r;
+            for (int i = 0; i < Vec<Isa, T>::size; ++i) r.raw[i] = memory[index.raw[i] & 7];
+            return r;
+        }
+    }
+};
 
 // 0, 1, 2, ... by lane.
 template <class Isa>

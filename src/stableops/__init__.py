@@ -8,6 +8,7 @@ from stableops._boxes import (
     distance_box_iou,
     generalized_box_iou,
 )
+from stableops._boxes_rotated import box_iou_rotated, nms_rotated
 from stableops._config import (
     active_isa,
     available_isas,
@@ -40,8 +41,10 @@ from stableops._pool2d import (
     max_pool2d_backward,
 )
 from stableops._sigmoid_cross_entropy import sigmoid_cross_entropy
+from stableops._soft_nms import soft_nms
 from stableops._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from stableops._softmax_cross_entropy import softmax_cross_entropy
+from stableops._weighted_boxes_fusion import weighted_boxes_fusion
 
 __all__ = [
     "__version__",
@@ -55,6 +58,7 @@ __all__ = [
     "box_area",
     "box_convert",
     "box_iou",
+    "box_iou_rotated",
     "complete_box_iou",
     "conv2d",
     "conv2d_backward",
@@ -73,6 +77,7 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_backward",
     "nms",
+    "nms_rotated",
     "relu",
     "relu_backward",
     "set_num_threads",
@@ -80,9 +85,11 @@ __all__ = [
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_cross_entropy",
+    "soft_nms",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",
     "softplus",
     "softplus_backward",
+    "weighted_boxes_fusion",
 ]

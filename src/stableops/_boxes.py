@@ -41,8 +41,8 @@ def box_area(boxes: ArrayLike) -> Any:
 
     Notes
     -----
-    Error below 0.501 ULP, in float64 below 1.5 ULP. The area of float16 boxes is infinite above 65504;
-    convert them to float32 first if they are that large.
+    Error below 0.501 ULP, in float64 below 1.5 ULP. The area of float16 boxes is infinite above
+    65504; convert them to float32 first if they are that large.
 
     Examples
     --------
@@ -103,8 +103,8 @@ def box_iou(boxes1: ArrayLike, boxes2: ArrayLike) -> Any:
     Returns
     -------
     ndarray, shape (N, M)
-        Of the promoted dtype. 0 where boxes do not overlap or have no area, NaN where a coordinate is
-        NaN.
+        Of the promoted dtype. 0 where boxes do not overlap or have no area, NaN where a coordinate
+        is NaN.
 
     Raises
     ------
@@ -115,9 +115,9 @@ def box_iou(boxes1: ArrayLike, boxes2: ArrayLike) -> Any:
 
     Notes
     -----
-    Relative error below 16 u, where u is 2^-24 for float32 (and for float16 and bfloat16 before their
-    one rounding) and 2^-53 for float64, for all finite coordinates: areas that overflow or underflow
-    do not spoil the quotient.
+    Relative error below 16 u, where u is 2^-24 for float32 (and for float16 and bfloat16 before
+    their one rounding) and 2^-53 for float64, for all finite coordinates: areas that overflow or
+    underflow do not spoil the quotient.
 
     Examples
     --------
@@ -227,8 +227,8 @@ def complete_box_iou(boxes1: ArrayLike, boxes2: ArrayLike) -> Any:
     Returns
     -------
     ndarray, shape (N, M)
-        In [-2, 1], of the promoted dtype. A width or height that is not positive counts as 0, and the
-        aspect angle of a box with neither as 0.
+        In [-2, 1], of the promoted dtype. A width or height that is not positive counts as 0, and
+        the aspect angle of a box with neither as 0.
 
     Raises
     ------

@@ -179,6 +179,36 @@ def adaptive_avg_pool2d(
 def adaptive_avg_pool2d_backward(
     grad_output: ArrayLike, input_shape: Sequence[SupportsIndex], /
 ) -> Any: ...
+def soft_nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    iou_threshold: float,
+    method: str,
+    sigma: float,
+    score_threshold: float,
+    /,
+) -> tuple[NDArray[np.int64], Any]: ...
+def box_iou_rotated(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...
+def nms_rotated(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    iou_threshold: float,
+    max_output: int | None,
+    score_threshold: float | None,
+    /,
+) -> NDArray[np.int64]: ...
+def weighted_boxes_fusion(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    idxs: ArrayLike,
+    model: ArrayLike | None,
+    iou_threshold: float,
+    skip_threshold: float,
+    weights: ArrayLike | None,
+    conf_type: str,
+    allows_overflow: bool,
+    /,
+) -> tuple[Any, Any, NDArray[np.int64]]: ...
 def box_area(boxes: ArrayLike, /) -> Any: ...
 def box_convert(boxes: ArrayLike, in_fmt: str, out_fmt: str, /) -> Any: ...
 def box_iou(boxes1: ArrayLike, boxes2: ArrayLike, /) -> Any: ...

@@ -133,7 +133,7 @@ def sigmoid(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
     >>> import numpy as np
     >>> import stableops
     >>> stableops.sigmoid(np.array([-800.0, -40.0, 0.0, 2.0]))
-    array([0.00000000e+000, 4.24835426e-018, 5.00000000e-001, 8.80797078e-001])
+    array([0.00000000e+00, 4.24835426e-18, 5.00000000e-01, 8.80797078e-01])
     """
     return _core.sigmoid(x, out)
 

@@ -29,7 +29,7 @@ def log_softmax(node, x):
 
 
 def reduce_log_sum_exp(node, x, axes=None):
-    axis = None if axes is None else tuple(axes.tolist())
+    axis = None if axes is None or axes.size == 0 else tuple(axes.tolist())
     return (so.logsumexp(x, axis=axis, keepdims=bool(node.get("keepdims", 1))),)
 
 
@@ -102,7 +102,8 @@ def average_pool(node, x):
 
 
 def gemm(node, a, b, c=None):
-    return (so.linear(a.T if node.get("transA") else a, b if node.get("transB") else b.T, c),)
+    bias = None if c is None else c.reshape(c.shape[-1])
+    return (so.linear(a.T if node.get("transA") else a, b if node.get("transB") else b.T, bias),)
 
 
 def non_max_suppression(

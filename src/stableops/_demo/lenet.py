@@ -81,7 +81,8 @@ class LeNet:
         x = seen["flat"] = x.reshape(len(x), -1)
         x = seen["relu3"] = so.relu(so.linear(x, p["fc1.weight"], p["fc1.bias"]))
         x = seen["relu4"] = so.relu(so.linear(x, p["fc2.weight"], p["fc2.bias"]))
-        return so.linear(x, p["fc3.weight"], p["fc3.bias"])
+        logits: Array = so.linear(x, p["fc3.weight"], p["fc3.bias"])
+        return logits
 
     def backward(self, grad: Array) -> dict[str, Array]:
         """Compute the gradient of every parameter for the last batch given to `forward`.

@@ -1,0 +1,221 @@
+#pragma once
+// Float32 rows in float32 lanes: sums of exp(x_i) without a shift, and E_i times a factor of the row.
+//
+// exp of |x| <= 80 neither overflows nor underflows in float32, so no maximum need be known
+// beforehand: one read of the row gives the sum and shows whether the row was within that range. Rows
+// that are not (and those whose result a sum of 2^-27.7 cannot give, softmax.h) are worked on in
+// float64 lanes, by the value of the row alone, so that all forms agree.
+//
+// The 16 lanes of a sum are those of simd/sum.h: lane j holds the rounded terms of columns j, j + 16,
+// ... in float64, and in float32 beside it what rounding those terms left: in a row of equal elements the
+// rounding errors of the terms all have one sign, and would be the error of the sum.
+//
+//   y_i = E_i F for a factor F = H (1 + L): with E_i = w + r, H and L float32,
+//   y_i = fma(w, H, fma(w, L, r) H):  one rounding, and 2^-48 of the parts.
+//
+// Error of softmax in this way: E 2^-27.7, S 2^-27.7, one rounding: 0.5 + 2 x 2^-27.7 / 2^-24 = 0.66 ULP.
+#include "../simd/exp_float.h"
+#include "../simd/sum.h"
+
+namespace stableops {
+
+// Of one row (Along: in every lane) or a row a lane.
+template <class Isa>
+struct FloatSum {
+    Vec<Isa, double> sum, largest, smallest;
+};
+template <class Isa>
+[[gnu::always_inline]] inline FloatSum<Isa> plus(FloatSum<Isa> a, FloatSum<Isa> b) {
+    return {a.sum + b.sum, max(a.largest, b.largest), min(a.smallest, b.smallest)};
+}
+template <int by, class Isa>
+[[gnu::always_inline]] inline FloatSum<Isa> rotate(FloatSum<Isa> a) {
+    return {rotate<by>(a.sum), rotate<by>(a.largest), rotate<by>(a.smallest)};
+}
+
+constexpr double float_range = 80;
+
+// Whether float32 lanes could do the row.
+template <class Isa>
+[[gnu::always_inline]] inline Mask<Isa, double> in_float_range(FloatSum<Isa> s) {
+    using D = Vec<Isa, double>;
+    return (s.largest <= D::splat(float_range)) & (s.smallest >= D::splat(-float_range)) &
+           (s.sum < D::splat(__builtin_inf()));
+}
+
+template <class Isa>
+struct AlongFloat {
+    using V = Vec<Isa, float>;
+    using D = Vec<Isa, double>;
+    static constexpr int size = V::size;
+    static constexpr int vectors = sum_lanes / size;
+    static constexpr int slots = sum_lanes / D::size;
+
+    ExpFloatTables<Isa> tables;
+    D sum[slots];
+    V left[vectors], largest[vectors], smallest[vectors];
+
+    // 16 columns; `used`, if given, has a 0 for each that does not count (its x still must be a number
+    // of the row, for the range). E is stored where values is not null.
+    template <bool partly>
+    [[gnu::always_inline]] inline void add(const float* x, const std::int32_t* used, float* values,
+                                           float* rests) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+            V xv = loadu<Isa>(x + v * size);
+            largest[v] = max(xv, largest[v]);
+            smallest[v] = min(xv, smallest[v]);
+            ExpFloat<Isa> e = exp_float(tables, xv);
+            if (values != nullptr) {
+                storeu(values + v * size, e.value);
+                storeu(rests + v * size, e.rest);
+            }
+            if constexpr (partly) {
+                Mask<Isa, float> count = loadu<Isa>(used + v * size) != Mask<Isa, float>::zero();
+                e.value = select(count, e.value, V::zero());
+                e.rest = select(count, e.rest, V::zero());
+            }
+            left[v] += e.rest;
+            sum[2 * v] += widen_low(e.value);
+            sum[2 * v + 1] += widen_high(e.value);
+        }
+    }
+
+    // A block of a row, without column `hole` (negative: all). values and rests get E of every column.
+    template <bool keep>
+    static FloatSum<Isa> block(const float* x, std::ptrdiff_t n, std::ptrdiff_t hole, float* values,
+                               float* rests) {
+        AlongFloat a;
+#pragma GCC unroll 16
+        for (int s = 0; s < slots; ++s) a.sum[s] = D::zero();
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+            a.left[v] = V::zero();
+            a.largest[v] = V::splat(x[0]);
+            a.smallest[v] = V::splat(x[0]);
+        }
+        std::ptrdiff_t whole = n / sum_lanes * sum_lanes;
+        bool within = hole >= 0 && hole < n;
+        std::ptrdiff_t stop = within ? hole / sum_lanes * sum_lanes : whole;
+        std::ptrdiff_t i = 0;
+        for (;;) {
+            for (; i < stop; i += sum_lanes) {
+                // Rows from memory: 2 KB ahead, on which the hardware does not insist across pages.
+                __builtin_prefetch(x + i + 512);
+                a.template add<false>(x + i, nullptr, keep ? values + i : nullptr,
+                                      keep ? rests + i : nullptr);
+            }
+            if (i >= n) break;
+            // The group of the hole, and the one that is not full.
+            float group[sum_lanes];
+            std::int32_t used[sum_lanes];
+            for (int j = 0; j < sum_lanes; ++j) {
+                bool there = i + j < n;
+                group[j] = there ? x[i + j] : x[0];
+                used[j] = there && i + j != hole;
+            }
+            a.template add<true>(group, used, keep ? values + i : nullptr,
+                                 keep ? rests + i : nullptr);
+            i += sum_lanes;
+            stop = whole;
+        }
+        Lanes<Along<Isa, float>, FloatSum<Isa>> lanes({D::zero(), D::zero(), D::zero()});
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+            lanes.lane[2 * v] = {a.sum[2 * v] + widen_low(a.left[v]), widen_low(a.largest[v]),
+                                 widen_low(a.smallest[v])};
+            lanes.lane[2 * v + 1] = {a.sum[2 * v + 1] + widen_high(a.left[v]),
+                                     widen_high(a.largest[v]), widen_high(a.smallest[v])};
+        }
+        return Along<Isa, float>::fold(lanes.lane, Plus{});
+    }
+
+    // out_i = E_i factor, E from the block above or computed again.
+    [[gnu::always_inline]] static inline V product(ExpFloat<Isa> e, V high, V low) {
+        return fma(e.value, high, fma(e.value, low, e.rest) * high);
+    }
+    static void emit(float* out, std::ptrdiff_t n, const float* values, const float* rests,
+                     double factor) {
+        float h = static_cast<float>(factor);
+        V high = V::splat(h), low = V::splat(static_cast<float>((factor - h) / h));
+        for_each_vec<Isa, size>(n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
+            store<Isa>(out + i,
+                       product({load<Isa>(values + i, lanes), load<Isa>(rests + i, lanes)}, high, low),
+                       lanes);
+        });
+    }
+    static void emit(float* out, std::ptrdiff_t n, const float* x, double factor) {
+        ExpFloatTables<Isa> tables;
+        float h = static_cast<float>(factor);
+        V high = V::splat(h), low = V::splat(static_cast<float>((factor - h) / h));
+        for_each_vec<Isa, size>(n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
+            store<Isa>(out + i, product(exp_float(tables, load<Isa>(x + i, lanes)), high, low), lanes);
+        });
+    }
+};
+
+// A strip of rows, [column][row].
+template <class Isa>
+struct AcrossFloat {
+    using V = Vec<Isa, float>;
+    using D = Vec<Isa, double>;
+    static constexpr int size = V::size;
+
+    // holes: the column that each row leaves out, or -1; or nullptr.
+    template <bool holed>
+    static void block(const float* x, std::ptrdiff_t n, const std::int32_t* holes,
+                      FloatSum<Isa> (&sums)[2]) {
+        ExpFloatTables<Isa> tables;
+        D low[sum_lanes], high[sum_lanes];
+        V left[sum_lanes];
+        for (int j = 0; j < sum_lanes; ++j) {
+            low[j] = high[j] = D::zero();
+            left[j] = V::zero();
+        }
+        V largest = loadu<Isa>(x), smallest = largest;
+        Mask<Isa, float> hole = Mask<Isa, float>::zero();
+        if constexpr (holed) hole = loadu<Isa>(holes);
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            V xv = loadu<Isa>(x + i * size);
+            largest = max(xv, largest);
+            smallest = min(xv, smallest);
+            ExpFloat<Isa> e = exp_float(tables, xv);
+            if constexpr (holed) {
+                Mask<Isa, float> out =
+                    hole == Mask<Isa, float>::splat(static_cast<std::int32_t>(i));
+                e.value = select(out, V::zero(), e.value);
+                e.rest = select(out, V::zero(), e.rest);
+            }
+            int j = static_cast<int>(i % sum_lanes);
+            left[j] += e.rest;
+            low[j] += widen_low(e.value);
+            high[j] += widen_high(e.value);
+        }
+        for (int j = 0; j < sum_lanes; ++j) {
+            low[j] += widen_low(left[j]);
+            high[j] += widen_high(left[j]);
+        }
+        sums[0] = {Across<Isa, float>::fold(low, Plus{}), widen_low(largest), widen_low(smallest)};
+        sums[1] = {Across<Isa, float>::fold(high, Plus{}), widen_high(largest),
+                   widen_high(smallest)};
+    }
+
+    struct Factor {
+        V high, low;
+
+        Factor(D first, D second) {
+            high = narrow(first, second);
+            D a = widen_low(high), b = widen_high(high);
+            low = narrow((first - a) / a, (second - b) / b);
+        }
+    };
+    static void emit(float* out, std::ptrdiff_t n, const float* x, const Factor& factor) {
+        ExpFloatTables<Isa> tables;
+        for (std::ptrdiff_t i = 0; i < n; ++i)
+            storeu(out + i * size,
+                   AlongFloat<Isa>::product(exp_float(tables, loadu<Isa>(x + i * size)), factor.high,
+                                            factor.low));
+    }
+};
+
+}  // namespace stableops

@@ -1,0 +1,268 @@
+// Box b is carried into the frame of box a, where a is [-X, X] x [-Y, Y]: its corners are
+//     d +- w_b / 2 (c, s) +- h_b / 2 (-s, c),   c, s = cosine and sine of the difference of angles.
+// This quadrilateral is clipped at the four lines x = +-X, y = +-Y, one after the other (Sutherland
+// & Hodgman 1974); a cut has that coordinate exactly and lies between the ends of the edge, also
+// where the edge is nearly parallel to the line. The area is summed over triangles from the first
+// corner.
+//
+// Error in float64 (u = 2^-53): corners and cuts are within 6 u M, M the largest coordinate, which
+// moves the outline of the intersection, of length P, and so its area by at most 6 u M P; the sum
+// of triangles adds less than 2 u M P. Where 16 u M P is not below 2^-41 of the area (slivers,
+// boxes that just touch), the same steps run in double-length arithmetic, whose u is 2^-102: that
+// leaves 1e-12 as long as area / P, about half the width of the intersection, is above 2^-58 M.
+#include "rotated_iou.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace stableops {
+namespace {
+
+// Error-free sum and product (Knuth, Dekker); the operations are within a few 2^-104.
+DoubleLength exact_sum(double a, double b) {
+    double sum = a + b;
+    double b_part = sum - a;
+    return {sum, (a - (sum - b_part)) + (b - b_part)};
+}
+DoubleLength normalized(double high, double low) {
+    double sum = high + low;
+    return {sum, low - (sum - high)};
+}
+DoubleLength operator+(DoubleLength a, DoubleLength b) {
+    DoubleLength high = exact_sum(a.high, b.high);
+    DoubleLength low = exact_sum(a.low, b.low);
+    DoubleLength sum = normalized(high.high, high.low + low.high);
+    return normalized(sum.high, sum.low + low.low);
+}
+DoubleLength operator-(DoubleLength a) { return {-a.high, -a.low}; }
+DoubleLength operator-(DoubleLength a, DoubleLength b) { return a + -b; }
+DoubleLength operator*(DoubleLength a, DoubleLength b) {
+    double product = a.high * b.high;
+    double error = std::fma(a.high, b.high, -product);
+    return normalized(product, error + (a.high * b.low + a.low * b.high));
+}
+DoubleLength operator/(DoubleLength a, DoubleLength b) {
+    double first = a.high / b.high;
+    DoubleLength rest = a - b * DoubleLength{first, 0};
+    double second = rest.high / b.high;
+    rest = rest - b * DoubleLength{second, 0};
+    return normalized(first, second + rest.high / b.high);
+}
+bool operator<(DoubleLength a, DoubleLength b) {
+    return a.high < b.high || (a.high == b.high && a.low < b.low);
+}
+
+double real(double value, double) { return value; }
+DoubleLength real(double value, DoubleLength) { return {value, 0}; }
+double value_of(double x) { return x; }
+double value_of(DoubleLength x) { return x.high; }
+
+// Sine and cosine of degrees. The angle less a multiple of 90 is exact; Taylor's series then needs
+// 27 terms at pi / 4 for 2^-106.
+void sine_and_cosine(double degrees, DoubleLength& sine, DoubleLength& cosine) {
+    double turn = std::fmod(degrees, 360.0);
+    double quarters = std::nearbyint(turn / 90.0);
+    constexpr DoubleLength radians_per_degree = {0x1.1df46a2529d39p-6, 0x1.5c1d8becdd291p-62};
+    DoubleLength angle = real(turn - 90.0 * quarters, DoubleLength{}) * radians_per_degree;
+    DoubleLength sum_sine = {0, 0};
+    DoubleLength sum_cosine = {0, 0};
+    DoubleLength term = {1, 0};
+    for (int n = 0; n < 28; ++n) {
+        DoubleLength signed_term = n & 2 ? -term : term;
+        if (n & 1)
+            sum_sine = sum_sine + signed_term;
+        else
+            sum_cosine = sum_cosine + signed_term;
+        term = term * angle / real(n + 1, DoubleLength{});
+    }
+    int quadrant = static_cast<int>(quarters) & 3;
+    sine = quadrant & 1 ? sum_cosine : sum_sine;
+    cosine = quadrant & 1 ? sum_sine : sum_cosine;
+    if (quadrant & 2) sine = -sine;
+    if (quadrant == 1 || quadrant == 2) cosine = -cosine;
+}
+
+template <class Real>
+struct Point {
+    Real x, y;
+};
+
+// A convex polygon: a quadrilateral clipped at four lines has at most eight corners.
+template <class Real>
+struct Polygon {
+    int count = 0;
+    Point<Real> corner[9];
+
+    void add(Point<Real> p) { corner[count++] = p; }
+};
+
+// The part where sign * coordinate <= limit; the coordinate is x, or y if `vertical`.
+template <class Real>
+Polygon<Real> clipped(const Polygon<Real>& polygon, bool vertical, double sign, Real limit) {
+    Polygon<Real> result;
+    const Real s = real(sign, Real{});
+    for (int i = 0; i < polygon.count; ++i) {
+        const Point<Real>& p = polygon.corner[i];
+        const Point<Real>& q = polygon.corner[i + 1 < polygon.count ? i + 1 : 0];
+        Real p_across = s * (vertical ? p.y : p.x);
+        Real q_across = s * (vertical ? q.y : q.x);
+        bool p_inside = !(limit < p_across);
+        bool q_inside = !(limit < q_across);
+        if (p_inside) result.add(p);
+        if (p_inside == q_inside) continue;
+        // From the end inside, so that an edge gives one cut in either direction.
+        const Point<Real>& from = p_inside ? p : q;
+        const Point<Real>& to = p_inside ? q : p;
+        Real from_across = p_inside ? p_across : q_across;
+        Real to_across = p_inside ? q_across : p_across;
+        Real part = (limit - from_across) / (to_across - from_across);
+        Real from_along = vertical ? from.x : from.y;
+        Real to_along = vertical ? to.x : to.y;
+        Real along = from_along + part * (to_along - from_along);
+        Real across = s * limit;
+        result.add(vertical ? Point<Real>{along, across} : Point<Real>{across, along});
+    }
+    return result;
+}
+
+// Sizes and the offset of the centres, scaled by a power of two so that the largest size is near 1.
+struct Scene {
+    double width_a, height_a, width_b, height_b;
+    DoubleLength offset_x, offset_y;
+};
+
+template <class Real>
+struct Overlap {
+    Real area;
+    double perimeter;
+    double extent;  // largest coordinate
+};
+
+DoubleLength convert(DoubleLength x, DoubleLength) { return x; }
+double convert(DoubleLength x, double) { return x.high; }
+
+template <class Real>
+Overlap<Real> overlap_of(const RotatedBox& a, const RotatedBox& b, const Scene& scene) {
+    const Real half = real(0.5, Real{});
+    const Real sine_a = convert(a.sine, Real{}), cosine_a = convert(a.cosine, Real{});
+    const Real sine_b = convert(b.sine, Real{}), cosine_b = convert(b.cosine, Real{});
+    const Real c = cosine_a * cosine_b + sine_a * sine_b;
+    const Real s = sine_a * cosine_b - cosine_a * sine_b;
+    const Real x = convert(scene.offset_x, Real{}), y = convert(scene.offset_y, Real{});
+    const Real dx = x * cosine_a - y * sine_a;
+    const Real dy = x * sine_a + y * cosine_a;
+    const Real w = half * real(scene.width_b, Real{}), h = half * real(scene.height_b, Real{});
+    const Real right = half * real(scene.width_a, Real{}),
+               top = half * real(scene.height_a, Real{});
+
+    Polygon<Real> polygon;
+    const Real wc = w * c, ws = w * s, hc = h * c, hs = h * s;
+    polygon.add({dx + wc - hs, dy + ws + hc});
+    polygon.add({dx - wc - hs, dy - ws + hc});
+    polygon.add({dx - wc + hs, dy - ws - hc});
+    polygon.add({dx + wc + hs, dy + ws - hc});
+    double extent = std::max(value_of(right), value_of(top));
+    for (int i = 0; i < 4; ++i)
+        extent = std::max({extent, std::abs(value_of(polygon.corner[i].x)),
+                           std::abs(value_of(polygon.corner[i].y))});
+    polygon = clipped(polygon, false, 1, right);
+    polygon = clipped(polygon, false, -1, right);
+    polygon = clipped(polygon, true, 1, top);
+    polygon = clipped(polygon, true, -1, top);
+
+    Real twice_area = real(0, Real{});
+    double perimeter = 0;
+    for (int i = 0; i < polygon.count; ++i) {
+        const Point<Real>& p = polygon.corner[i];
+        const Point<Real>& q = polygon.corner[i + 1 < polygon.count ? i + 1 : 0];
+        const Point<Real>& o = polygon.corner[0];
+        twice_area = twice_area + ((p.x - o.x) * (q.y - o.y) - (p.y - o.y) * (q.x - o.x));
+        perimeter += std::abs(value_of(q.x - p.x)) + std::abs(value_of(q.y - p.y));
+    }
+    return {half * twice_area, perimeter, extent};
+}
+
+// Whether some side of a box separates the two by more than rounding can hide.
+bool clearly_apart(const RotatedBox& a, const RotatedBox& b, const Scene& scene) {
+    double c = std::abs(a.cosine.high * b.cosine.high + a.sine.high * b.sine.high);
+    double s = std::abs(a.sine.high * b.cosine.high - a.cosine.high * b.sine.high);
+    double x = scene.offset_x.high, y = scene.offset_y.high;
+    double margin = 0x1p-48 * (scene.width_a + scene.height_a + scene.width_b + scene.height_b +
+                               std::abs(x) + std::abs(y));
+    auto apart = [&](double along, double own, double width, double height) {
+        return 2 * std::abs(along) > own + width + height + margin;
+    };
+    return apart(x * a.cosine.high - y * a.sine.high, scene.width_a, scene.width_b * c,
+                 scene.height_b * s) ||
+           apart(x * a.sine.high + y * a.cosine.high, scene.height_a, scene.width_b * s,
+                 scene.height_b * c) ||
+           apart(x * b.cosine.high - y * b.sine.high, scene.width_b, scene.width_a * c,
+                 scene.height_a * s) ||
+           apart(x * b.sine.high + y * b.cosine.high, scene.height_b, scene.width_a * s,
+                 scene.height_a * c);
+}
+
+// (high - low) * 2^exponent, exact but for underflow.
+DoubleLength scaled_difference(double high, double low, int exponent) {
+    DoubleLength difference = exact_sum(high, -low);
+    if (std::isinf(difference.high)) {
+        difference = exact_sum(0.5 * high, -0.5 * low);
+        ++exponent;
+    }
+    return {std::ldexp(difference.high, exponent), std::ldexp(difference.low, exponent)};
+}
+
+}  // namespace
+
+RotatedBox make_rotated_box(double x, double y, double width, double height,
+                            double degrees) noexcept {
+    constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+    constexpr double largest = std::numeric_limits<double>::max();
+    RotatedBox box = {x, y, width, height, {nan, nan}, {nan, nan}, {nan, nan, nan, nan}};
+    if (!std::isfinite(x) || !std::isfinite(y) || !std::isfinite(width) || !std::isfinite(height) ||
+        !std::isfinite(degrees))
+        return box;
+    sine_and_cosine(degrees, box.sine, box.cosine);
+    double c = std::abs(box.cosine.high), s = std::abs(box.sine.high);
+    double half_x = (0.5 * width * c + 0.5 * height * s) * (1 + 0x1p-48);
+    double half_y = (0.5 * width * s + 0.5 * height * c) * (1 + 0x1p-48);
+    half_x += 0x1p-50 * std::abs(x) + std::numeric_limits<double>::min();
+    half_y += 0x1p-50 * std::abs(y) + std::numeric_limits<double>::min();
+    box.hull = {std::max(x - half_x, -largest), std::max(y - half_y, -largest),
+                std::min(x + half_x, largest), std::min(y + half_y, largest)};
+    return box;
+}
+
+double rotated_iou(const RotatedBox& a, const RotatedBox& b) noexcept {
+    if (std::isnan(a.hull.x1) || std::isnan(b.hull.x1))
+        return std::numeric_limits<double>::quiet_NaN();
+    if (!(a.width > 0 && a.height > 0 && b.width > 0 && b.height > 0)) return 0;
+    int exponent;
+    std::frexp(std::max({a.width, a.height, b.width, b.height}), &exponent);
+    Scene scene;
+    scene.width_a = std::ldexp(a.width, -exponent);
+    scene.height_a = std::ldexp(a.height, -exponent);
+    scene.width_b = std::ldexp(b.width, -exponent);
+    scene.height_b = std::ldexp(b.height, -exponent);
+    scene.offset_x = scaled_difference(b.x, a.x, -exponent);
+    scene.offset_y = scaled_difference(b.y, a.y, -exponent);
+    // Centres further apart than twice the largest size; also keeps infinities out of what follows.
+    if (!(std::abs(scene.offset_x.high) < 2 && std::abs(scene.offset_y.high) < 2)) return 0;
+    if (clearly_apart(a, b, scene)) return 0;
+
+    double area_a = scene.width_a * scene.height_a;
+    double area_b = scene.width_b * scene.height_b;
+    Overlap<double> quick = overlap_of<double>(a, b, scene);
+    double area = quick.area;
+    if (!(0x1p-49 * quick.extent * quick.perimeter < 0x1p-41 * area)) {
+        Overlap<DoubleLength> precise = overlap_of<DoubleLength>(a, b, scene);
+        area = precise.area.high;
+        // Nothing, or no more than the error.
+        if (!(area > 0x1p-96 * precise.extent * precise.perimeter)) return 0;
+    }
+    area = std::min({area, area_a, area_b});
+    return area / (area_a + area_b - area);
+}
+
+}  // namespace stableops
