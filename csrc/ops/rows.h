@@ -49,8 +49,10 @@ namespace stableops {
 constexpr std::ptrdiff_t task_elements = 16384;
 // Results from this size on bypass the caches where whole lines are written.
 constexpr std::ptrdiff_t stream_bytes = std::ptrdiff_t{32} << 20;
-// Exponentials of rows up to this length are kept for the second pass: they fit L1 beside the row.
-constexpr std::ptrdiff_t kept_columns = 2048;
+// Exponentials of rows up to this length are kept for the second pass: in L1 beside the row for
+// float32, in L2 for float64, where computing them again takes longer.
+template <class C>
+constexpr std::ptrdiff_t kept_columns = sizeof(C) == 8 ? 8192 : 2048;
 // Rows at least this long are worked on along the row, if they are contiguous.
 constexpr std::ptrdiff_t long_row = 96;
 
@@ -413,7 +415,7 @@ struct RowDriver {
         std::ptrdiff_t length = smaller<Isa>(shape.cols, sum_block);
         length = (length + 15) / 16 * 16;
         std::ptrdiff_t kept =
-            (Op::float_lanes || Op::keeps) && Op::emits ? smaller<Isa>(length, kept_columns) : 0;
+            (Op::float_lanes || Op::keeps) && Op::emits ? smaller<Isa>(length, kept_columns<C>) : 0;
         C* scratch = static_cast<C*>(thread_scratch(
             static_cast<std::size_t>((inputs + 1) * length + 2 * kept) * sizeof(C)));
         Lines lines;
@@ -486,7 +488,7 @@ struct RowDriver {
         fetch(lines, row, column, n, data);
         std::ptrdiff_t hole = -1;
         if constexpr (Op::has_holes) hole = op.hole(state, 0) - column;
-        if (Op::emits && out != nullptr && shape.cols <= kept_columns)
+        if (Op::emits && out != nullptr && shape.cols <= kept_columns<C>)
             return AlongFloat<Isa>::template block<true>(data[0], n, hole, lines.values, lines.rests);
         return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr);
     }
@@ -497,13 +499,17 @@ struct RowDriver {
         char* row_data = out->data + row_offset<Isa>(shape, *out, row);
         bool direct = in_place(*out);
         C* to = direct ? reinterpret_cast<C*>(row_data) + column : lines.scratch[inputs];
-        if (shape.cols <= kept_columns) {
-            AlongFloat<Isa>::emit(to, n, lines.values, lines.rests, state.factor[0]);
+        // In place, the lines are in the cache already.
+        bool streams = direct && out->data != in[0]->data &&
+                       shape.rows * shape.cols * static_cast<std::ptrdiff_t>(sizeof(C)) >= stream_bytes;
+        if (shape.cols <= kept_columns<C>) {
+            AlongFloat<Isa>::emit(to, n, lines.values, lines.rests, state.factor[0], streams);
         } else {
             const C* data[inputs];
             fetch(lines, row, column, n, data);
-            AlongFloat<Isa>::emit(to, n, data[0], state.factor[0]);
+            AlongFloat<Isa>::emit(to, n, data[0], state.factor[0], streams);
         }
+        if (streams) stream_fence<Isa>();
         op.patch(column, n, to, 1, 0, state);
         if (!direct) scatter_line<Isa>(to, shape, *out, row_data, column, n);
     }
@@ -549,7 +555,7 @@ struct RowDriver {
             if (along_float(lines, row, state)) return;
         }
         if constexpr (Op::keeps) {
-            if (out != nullptr && shape.cols <= kept_columns) return along_kept(lines, row, state);
+            if (out != nullptr && shape.cols <= kept_columns<C>) return along_kept(lines, row, state);
         }
         if constexpr (Op::has_peak) {
             D peak = peak_of_block(lines, row, 0, state);
