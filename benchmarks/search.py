@@ -75,7 +75,8 @@ def _mutate(rng, x, unit, dtype):
         new = old ^ int(flip[i]) if rng.random() < 0.6 else old + int(step[i])
         bits[row[i], i] = new % (1 << (8 * itemsize))
     y = bits.view(dtype)
-    keep = ~np.isfinite(y.astype(np.float64)).all(axis=0)
+    with np.errstate(invalid="ignore"):  # of signalling NaN
+        keep = ~np.isfinite(y.astype(np.float64)).all(axis=0)
     if unit:
         last = y[-1].astype(np.float64)
         keep |= (last < 0) | (last > 1)

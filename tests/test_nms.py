@@ -1,6 +1,7 @@
 """nms and batched_nms: the kept list is the one of exact arithmetic, whatever the boxes."""
 
 from fractions import Fraction
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -199,17 +200,17 @@ def integer_nms(boxes, scores, numerator, denominator):
     """The definition in int64 for integer boxes, one vector operation a kept box."""
     order = np.argsort(-scores, kind="stable")
     x1, y1, x2, y2 = boxes[order].T.astype(np.int64)
-    area = (x2 - x1) * (y2 - y1)
-    alive = np.ones(len(order), bool)
+    rest = np.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1), order])
     kept = []
-    for i in range(len(order)):
-        if not alive[i]:
-            continue
-        kept.append(order[i])
-        width = np.minimum(x2[i], x2) - np.maximum(x1[i], x1)
-        height = np.minimum(y2[i], y2) - np.maximum(y1[i], y1)
+    while rest.size:
+        x1, y1, x2, y2, area, index = rest
+        kept.append(index[0])
+        width = np.minimum(x2[0], x2) - np.maximum(x1[0], x1)
+        height = np.minimum(y2[0], y2) - np.maximum(y1[0], y1)
         overlap = np.maximum(width, 0) * np.maximum(height, 0)
-        alive &= denominator * overlap <= numerator * (area[i] + area - overlap)
+        alive = denominator * overlap <= numerator * (area[0] + area - overlap)
+        alive[0] = False
+        rest = rest[:, alive]
     return kept
 
 
@@ -259,6 +260,23 @@ def test_sizes_at_which_the_method_changes(n):
         so.nms(boxes, scores.astype(np.float64), 0.5, max_output=9).tolist()
         == (integer_nms(boxes, scores, 1, 2)[:9])
     )
+
+
+def test_batches(threads):
+    """Enough kept boxes that candidates are tested in batches, on several threads."""
+    rng = np.random.default_rng(12)
+    boxes = np.rint(crowd(rng, 20_000)[0])
+    scores = rng.random(20_000)
+    expected = expected_of_batches(boxes.tobytes(), scores.tobytes())
+    assert len(expected) > 9000
+    assert so.nms(boxes, scores, 0.75).tolist() == expected
+    assert so.nms(boxes, scores, 0.75, max_output=9000).tolist() == expected[:9000]
+
+
+@cache
+def expected_of_batches(boxes, scores):
+    boxes = np.frombuffer(boxes, np.float32).reshape(-1, 4)
+    return integer_nms(boxes, np.frombuffer(scores), 3, 4)
 
 
 def test_classes_in_parallel(threads):

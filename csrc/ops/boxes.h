@@ -21,7 +21,7 @@
 // underflows. Lanes outside it are computed by box_measures(), one by one.
 //
 // Area and conversions of float32 are computed in float64 and are within 0.5 ULP (float16,
-// bfloat16: 0.501 after the second rounding); float64 areas within 1.5 ULP, conversions within 0.5
+// bfloat16: 0.501 after the second rounding); float64 areas within 2.5 ULP (two sizes, each off by at most 2^-53, and the product), conversions within 0.5
 // ULP, 1 in the subnormal range.
 //
 // [1] Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019.

@@ -344,6 +344,21 @@ template <class Isa, Storage T>
     return scratch;
 }
 
+// Results of this size are written past the caches (elementwise.h has measured it); they are new arrays and
+// aligned then.
+constexpr std::ptrdiff_t loss_stream_bytes = std::ptrdiff_t{32} << 20;
+
+template <class Isa, Storage T, class Lanes>
+[[gnu::always_inline]] inline void put(T* p, Vec<Isa, Compute<T>> v, bool streams, Lanes lanes) {
+    if constexpr (std::is_same_v<T, Compute<T>> && std::is_same_v<Lanes, AllLanes>) {
+        if (streams) {
+            stream<Isa>(p, v);
+            return;
+        }
+    }
+    store<Isa>(p, v, lanes);
+}
+
 template <class Isa, Storage T, bool with_grad>
 void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std::ptrdiff_t total,
                         T* loss, T* grad, LongSum* block_sums, const T* logits, const T* labels,
@@ -355,6 +370,7 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
     T* scratch = static_cast<T*>(thread_scratch(6 * sizeof(T) * cross_entropy_chunk));
     T* const spare_loss = scratch + 4 * cross_entropy_chunk;
     T* const spare_grad = scratch + 5 * cross_entropy_chunk;
+    const bool streams = total * static_cast<std::ptrdiff_t>(sizeof(T)) >= loss_stream_bytes;
     const bool direct_loss = plan.ndim == 1 && plan.line_stride(0) == 1;
     const bool direct_grad = plan.ndim == 1 && plan.line_stride(1) == 1;
     for (std::ptrdiff_t b = 0; b < loss_blocks_per_task; ++b) {
@@ -387,9 +403,10 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
                     cross_entropy<with_grad>(v, options);
                     if (loss_line != nullptr) {
                         if constexpr (parts == 1) {
-                            store<Isa>(loss_line + i, v.loss[0].hi, lanes);
+                            put<Isa>(loss_line + i, v.loss[0].hi, direct_loss && streams, lanes);
                         } else {
-                            store<Isa>(loss_line + i, narrow(v.loss[0].hi, v.loss[1].hi), lanes);
+                            put<Isa>(loss_line + i, narrow(v.loss[0].hi, v.loss[1].hi),
+                                     direct_loss && streams, lanes);
                         }
                     } else {
                         for (int part = 0; part < parts; ++part) {
@@ -401,7 +418,8 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
                             sums.add(first_slot + part, v.loss[part]);
                         }
                     }
-                    if constexpr (with_grad) store<Isa>(grad_line + i, v.grad, lanes);
+                    if constexpr (with_grad)
+                        put<Isa>(grad_line + i, v.grad, direct_grad && streams, lanes);
                 };
             std::ptrdiff_t i = 0;
             for (; i + cross_entropy_lanes <= n; i += cross_entropy_lanes)
@@ -424,6 +442,7 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
         }
         if (loss == nullptr) block_sums[block] = fold(sums);
     }
+    if (streams) stream_fence<Isa>();
 }
 
 // (hi + lo) / n, rounded once.
