@@ -36,6 +36,7 @@ template <int by, class Isa>
 }
 
 constexpr double float_range = 80;
+constexpr std::int32_t lane_index[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // Whether float32 lanes could do the row.
 template <class Isa>
@@ -57,29 +58,46 @@ struct AlongFloat {
     D sum[slots];
     V left[vectors], largest[vectors], smallest[vectors];
 
-    // 16 columns; `used`, if given, has a 0 for each that does not count (its x still must be a number
-    // of the row, for the range). E is stored where values is not null.
+    // 16 columns, stored where `values` is. The first `count` of them are there, and column `hole`, if
+    // it is among them, does not count in the sum; `any` is some x of the row, for the range.
     template <bool partly>
-    [[gnu::always_inline]] inline void add(const float* x, const std::int32_t* used, float* values,
-                                           float* rests) {
+    [[gnu::always_inline]] inline void add(const float* x, float* values, float* rests, bool keep,
+                                           std::ptrdiff_t count, std::ptrdiff_t hole, float any) {
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) {
-            V xv = loadu<Isa>(x + v * size);
+            V xv;
+            Mask<Isa, float> counts;
+            if constexpr (partly) {
+                using I = Mask<Isa, float>;
+                std::ptrdiff_t here = count - v * size;
+                here = here < 0 ? 0 : here > size ? size : here;
+                I lane = loadu<Isa>(lane_index);
+                I there = lane < I::splat(static_cast<std::int32_t>(here));
+                xv = select(there, load<Isa>(x + v * size, FirstLanes{static_cast<int>(here)}),
+                            V::splat(any));
+                std::ptrdiff_t at = hole - v * size;
+                at = at < 0 || at >= size ? -1 : at;
+                counts = there & (lane != I::splat(static_cast<std::int32_t>(at)));
+            } else {
+                xv = loadu<Isa>(x + v * size);
+            }
             largest[v] = max(xv, largest[v]);
             smallest[v] = min(xv, smallest[v]);
             ExpFloat<Isa> e = exp_float(tables, xv);
-            if (values != nullptr) {
-                storeu(values + v * size, e.value);
-                storeu(rests + v * size, e.rest);
-            }
+            if (keep) storeu(rests + v * size, e.rest);
             if constexpr (partly) {
-                Mask<Isa, float> count = loadu<Isa>(used + v * size) != Mask<Isa, float>::zero();
-                e.value = select(count, e.value, V::zero());
-                e.rest = select(count, e.rest, V::zero());
+                if (keep) storeu(values + v * size, e.value);
+                V used = select(counts, e.value, V::zero());
+                left[v] += select(counts, e.rest, V::zero());
+                sum[2 * v] += widen_low(used);
+                sum[2 * v + 1] += widen_high(used);
+            } else {
+                // Widening what was stored takes half the operations of widening a register.
+                storeu(values + v * size, e.value);
+                left[v] += e.rest;
+                sum[2 * v] += load_widened<Isa>(values + v * size);
+                sum[2 * v + 1] += load_widened<Isa>(values + v * size + size / 2);
             }
-            left[v] += e.rest;
-            sum[2 * v] += widen_low(e.value);
-            sum[2 * v + 1] += widen_high(e.value);
         }
     }
 
@@ -96,6 +114,7 @@ struct AlongFloat {
             a.largest[v] = V::splat(x[0]);
             a.smallest[v] = V::splat(x[0]);
         }
+        float passing[sum_lanes];
         std::ptrdiff_t whole = n / sum_lanes * sum_lanes;
         bool within = hole >= 0 && hole < n;
         std::ptrdiff_t stop = within ? hole / sum_lanes * sum_lanes : whole;
@@ -104,20 +123,13 @@ struct AlongFloat {
             for (; i < stop; i += sum_lanes) {
                 // Rows from memory: 2 KB ahead, on which the hardware does not insist across pages.
                 __builtin_prefetch(x + i + 512);
-                a.template add<false>(x + i, nullptr, keep ? values + i : nullptr,
-                                      keep ? rests + i : nullptr);
+                a.template add<false>(x + i, keep ? values + i : passing, keep ? rests + i : nullptr,
+                                      keep, 0, 0, 0);
             }
             if (i >= n) break;
             // The group of the hole, and the one that is not full.
-            float group[sum_lanes];
-            std::int32_t used[sum_lanes];
-            for (int j = 0; j < sum_lanes; ++j) {
-                bool there = i + j < n;
-                group[j] = there ? x[i + j] : x[0];
-                used[j] = there && i + j != hole;
-            }
-            a.template add<true>(group, used, keep ? values + i : nullptr,
-                                 keep ? rests + i : nullptr);
+            a.template add<true>(x + i, keep ? values + i : nullptr, keep ? rests + i : nullptr, keep,
+                                 n - i, hole - i, x[0]);
             i += sum_lanes;
             stop = whole;
         }
@@ -189,6 +201,7 @@ struct AcrossFloat {
             left[j] = V::zero();
         }
         V largest = loadu<Isa>(x), smallest = largest;
+        float passing[size];
         Mask<Isa, float> hole = Mask<Isa, float>::zero();
         if constexpr (holed) hole = loadu<Isa>(holes);
         for (std::ptrdiff_t i = 0; i < n; ++i) {
@@ -203,9 +216,10 @@ struct AcrossFloat {
                 e.rest = select(out, V::zero(), e.rest);
             }
             int j = static_cast<int>(i % sum_lanes);
+            storeu(passing, e.value);
             left[j] += e.rest;
-            low[j] += widen_low(e.value);
-            high[j] += widen_high(e.value);
+            low[j] += load_widened<Isa>(passing);
+            high[j] += load_widened<Isa>(passing + size / 2);
         }
         for (int j = 0; j < sum_lanes; ++j) {
             low[j] += widen_low(left[j]);

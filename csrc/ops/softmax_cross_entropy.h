@@ -134,9 +134,8 @@ struct IndexLabels {
             label[j] = -1;
             logit[j] = 0;
             weight[j] = 0;
-            // Along a row, all lanes are that row.
-            std::ptrdiff_t row = first + (Form::rows == 1 ? 0 : j);
-            if (Form::rows != 1 && j >= n) continue;
+            if (j >= n) continue;
+            std::ptrdiff_t row = first + j;
             std::int64_t k = arguments.indices[row];
             if (k == arguments.ignore_index) continue;
             const RowShape& shape = *arguments.shape;
@@ -151,9 +150,10 @@ struct IndexLabels {
         Row row;
         row.factor = D::zero();
         row.float_emit = Mask<Isa, double>::zero();
-        row.label = loadu<Isa>(label);
-        row.logit = loadu<Isa>(logit);
-        row.weight = loadu<Isa>(weight);
+        // Along a row, all lanes are that row.
+        row.label = Form::rows == 1 ? D::splat(label[0]) : loadu<Isa>(label);
+        row.logit = Form::rows == 1 ? D::splat(logit[0]) : loadu<Isa>(logit);
+        row.weight = Form::rows == 1 ? D::splat(weight[0]) : loadu<Isa>(weight);
         return row;
     }
     template <class Form>

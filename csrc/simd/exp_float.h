@@ -22,7 +22,7 @@ constexpr float exp_float_tail[] = {0x1.000000p-1f, 0x1.555c76p-3f, 0x1.55483ep-
 // The bits of 2^(j / 8) as float, less j 2^20.
 constexpr std::int32_t exp_float_bits[] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
                                            0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
-// 2^(j / 8) / float(2^(j / 8)) - 1
+// 1 - float(2^(j / 8)) / 2^(j / 8)
 constexpr float exp_float_low[] = {0x0.0p+0f,        -0x1.9c0c22p-27f, 0x1.125002p-25f,
                                    -0x1.0a3552p-25f, 0x1.26055cp-26f,  0x1.67a1cap-28f,
                                    -0x1.f9c306p-27f, -0x1.a5217cp-28f};
