@@ -10,6 +10,9 @@ import mpmath
 import numpy as np
 from mpmath import mpf
 
+# Tests add up references: with 53 bits the sum itself would be wrong by an ULP.
+mpmath.mp.prec = max(mpmath.mp.prec, 300)
+
 
 def ulp(x, dtype):
     """The unit in the last place of dtype at the magnitude of the float64 or longdouble x."""

@@ -1,8 +1,7 @@
-#include "../conv2d_shape.h"
-
 #include <algorithm>
 #include <limits>
 
+#include "../conv2d_shape.h"
 #include "../kernels.h"
 #include "array.h"
 #include "families.h"
@@ -17,8 +16,8 @@ using Pair = std::array<std::ptrdiff_t, 2>;
 constexpr std::ptrdiff_t largest_setting = std::numeric_limits<std::int32_t>::max();
 
 [[noreturn]] void refuse(const char* name, const py::handle& value, const std::string& allowed) {
-    throw py::value_error(std::string(name) + "=" + text_of(py::repr(value)) +
-                          " is not allowed; " + allowed);
+    throw py::value_error(std::string(name) + "=" + text_of(py::repr(value)) + " is not allowed; " +
+                          allowed);
 }
 
 std::ptrdiff_t whole_number(const py::handle& item, const py::object& value, const char* name,
@@ -28,8 +27,8 @@ std::ptrdiff_t whole_number(const py::handle& item, const py::object& value, con
                              " is not allowed; " + forms);
     const Py_ssize_t number = PyNumber_AsSsize_t(item.ptr(), nullptr);
     if (number < least || number > largest_setting)
-        refuse(name, value, "allowed are " + std::to_string(least) + " to " +
-                                std::to_string(largest_setting));
+        refuse(name, value,
+               "allowed are " + std::to_string(least) + " to " + std::to_string(largest_setting));
     return number;
 }
 
@@ -155,13 +154,13 @@ Conv2dShape checked_shape(const FloatArray& input, const FloatArray& weight,
     for (int d = 0; d < 2; ++d) {
         const std::ptrdiff_t padded = x.size[d] + pad[d].begin + pad[d].end;
         if (reach[d] > padded)
-            throw py::value_error(
-                "weight has shape " + shape_text(weight) + ", with dilation a kernel of " +
-                std::to_string(reach[0]) + " x " + std::to_string(reach[1]) +
-                ", and input has shape " + shape_text(input) + ", padded " +
-                std::to_string(x.size[0] + pad[0].begin + pad[0].end) + " x " +
-                std::to_string(x.size[1] + pad[1].begin + pad[1].end) +
-                "; the kernel must not be larger than the padded image");
+            throw py::value_error("weight has shape " + shape_text(weight) +
+                                  ", with dilation a kernel of " + std::to_string(reach[0]) +
+                                  " x " + std::to_string(reach[1]) + ", and input has shape " +
+                                  shape_text(input) + ", padded " +
+                                  std::to_string(x.size[0] + pad[0].begin + pad[0].end) + " x " +
+                                  std::to_string(x.size[1] + pad[1].begin + pad[1].end) +
+                                  "; the kernel must not be larger than the padded image");
         out[d] = (padded - reach[d]) / stride[d] + 1;
         // A stride that steps over the whole image does what the image's size does.
         stride[d] = std::min(stride[d], padded);
@@ -200,8 +199,8 @@ void run(const Conv2dShape& s, F&& f) {
 
 py::object conv2d(const py::object& input_object, const py::object& weight_object,
                   const py::object& bias_object, const py::object& stride,
-                  const py::object& padding, const py::object& dilation,
-                  const py::object& groups, const py::object& out) {
+                  const py::object& padding, const py::object& dilation, const py::object& groups,
+                  const py::object& out) {
     FloatArray x = as_float_array(input_object, "input");
     FloatArray weight = as_float_array(weight_object, "weight");
     FloatArray bias = weight;
@@ -266,10 +265,11 @@ py::tuple conv2d_backward(const py::object& grad_object, const py::object& input
             FloatArray grad_x = new_array(dtype, x.ndim(), x.shape(), &x);
             shape.x = Image(grad_x, "input").stride;
             shape.weight = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
-            if (x.size() > 0) run(shape, [&] {
-                kernels.grad_input(grad_x.data<T>(), grad.data<const T>(),
-                                   weight.data<const T>(), shape);
-            });
+            if (x.size() > 0)
+                run(shape, [&] {
+                    kernels.grad_input(grad_x.data<T>(), grad.data<const T>(),
+                                       weight.data<const T>(), shape);
+                });
             result[0] = grad_x.owner;
         }
         if (mask[1]) {
@@ -277,18 +277,18 @@ py::tuple conv2d_backward(const py::object& grad_object, const py::object& input
             shape.x = Image(x, "input").stride;
             shape.weight = {grad_weight.stride(0), grad_weight.stride(1), grad_weight.stride(2),
                             grad_weight.stride(3)};
-            if (weight.size() > 0) run(shape, [&] {
-                kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(),
-                                    x.data<const T>(), shape);
-            });
+            if (weight.size() > 0)
+                run(shape, [&] {
+                    kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(),
+                                        x.data<const T>(), shape);
+                });
             result[1] = grad_weight.owner;
         }
         if (mask[2]) {
             FloatArray grad_bias = new_array(dtype, 1, weight.shape());
             shape.bias = 1;
-            run(shape, [&] {
-                kernels.grad_bias(grad_bias.data<T>(), grad.data<const T>(), shape);
-            });
+            run(shape,
+                [&] { kernels.grad_bias(grad_bias.data<T>(), grad.data<const T>(), shape); });
             result[2] = grad_bias.owner;
         }
     });

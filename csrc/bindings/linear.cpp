@@ -172,8 +172,8 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
             }
             set_rows(shape, result_rows, 0, grad_x, 1, grad);
             run(shape, [&] {
-                kernels.grad_input(grad_x.data<T>(), grad.data<const T>(),
-                                   weight.data<const T>(), shape);
+                kernels.grad_input(grad_x.data<T>(), grad.data<const T>(), weight.data<const T>(),
+                                   shape);
             });
         }
         merge_rows(walked, rows);
@@ -181,15 +181,14 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
         if (mask[1] && grad_weight.size() > 0) {
             shape.weight = {grad_weight.stride(0), grad_weight.stride(1), 0, 0};
             run(shape, [&] {
-                kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(),
-                                    x.data<const T>(), shape);
+                kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(), x.data<const T>(),
+                                    shape);
             });
         }
         if (mask[2] && grad_bias.size() > 0) {
             shape.bias = 1;
-            run(shape, [&] {
-                kernels.grad_bias(grad_bias.data<T>(), grad.data<const T>(), shape);
-            });
+            run(shape,
+                [&] { kernels.grad_bias(grad_bias.data<T>(), grad.data<const T>(), shape); });
         }
     });
     py::tuple result(3);
@@ -203,11 +202,10 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
 
 void bind_linear(py::module_& m) {
     m.def("linear", linear);
-    m.def("linear_backward",
-          [](const py::object& grad_output, const py::object& input, const py::object& weight,
-             const py::object& output_mask) {
-              return linear_backward(grad_output, input, weight, output_mask_of(output_mask));
-          });
+    m.def("linear_backward", [](const py::object& grad_output, const py::object& input,
+                                const py::object& weight, const py::object& output_mask) {
+        return linear_backward(grad_output, input, weight, output_mask_of(output_mask));
+    });
 }
 
 }  // namespace stableops

@@ -7,8 +7,8 @@
 namespace stableops {
 
 inline std::array<bool, 3> output_mask_of(const py::object& value) {
-    const bool three = (PyTuple_Check(value.ptr()) || PyList_Check(value.ptr())) &&
-                       py::len(value) == 3;
+    const bool three =
+        (PyTuple_Check(value.ptr()) || PyList_Check(value.ptr())) && py::len(value) == 3;
     std::array<bool, 3> mask{};
     for (int i = 0; i < 3; ++i) {
         const py::object item = three ? value.attr("__getitem__")(i) : py::none();

@@ -16,8 +16,8 @@ constexpr Conv2dKernels<T> conv2d_of() {
 }
 
 template <>
-constinit const PerDtype<Conv2dKernels> KernelTable<isa::Current, PerDtype<Conv2dKernels>>::kernels =
-    {
+constinit const PerDtype<Conv2dKernels>
+    KernelTable<isa::Current, PerDtype<Conv2dKernels>>::kernels = {
         conv2d_of<isa::Current, double>(),
         conv2d_of<isa::Current, float>(),
         conv2d_of<isa::Current, float16>(),

@@ -21,7 +21,7 @@
 // underflows. Lanes outside it are computed by box_measures(), one by one.
 //
 // Area and conversions of float32 are computed in float64 and are within 0.5 ULP (float16,
-// bfloat16: 0.501 after the second rounding); float64 areas within 1.5 ULP, conversions within 0.5
+// bfloat16: 0.501 after the second rounding); float64 areas within 2.5 ULP (two sizes, each off by at most 2^-53, and the product), conversions within 0.5
 // ULP, 1 in the subnormal range.
 //
 // [1] Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019.
@@ -99,6 +99,10 @@ double aspect_angle(double width, double height) {
     double low = width < height ? width : height;
     double high = width < height ? height : width;
     if (high == 0) return 0;
+    if (high > 0x1p1000) {  // high + low must not overflow; a low that this rounds is below 2^-2000 of it
+        low *= 0x1p-10;
+        high *= 0x1p-10;
+    }
     constexpr double tan_pi_8 = 0x1.a827999fcef32p-2;
     constexpr double pi_4 = 0x1.921fb54442d18p-1;
     double t = low / high;
@@ -115,6 +119,19 @@ double aspect_angle(double width, double height) {
     double angle = t + t * (z * sum);
     if (reflected) angle = pi_4 - angle;
     return width > height ? 2 * pi_4 - angle : angle;
+}
+
+// Of a box; where a size overflows the ratio is that of the halves.
+template <class Isa, class C>
+double aspect_angle(const Box<C>& box) {
+    double x1 = box.x1, y1 = box.y1, x2 = box.x2, y2 = box.y2;
+    double width = x2 - x1, height = y2 - y1;
+    constexpr double largest = 0x1.fffffffffffffp1023;
+    if (width > largest || height > largest) {
+        width = x2 / 2 - x1 / 2;
+        height = y2 / 2 - y1 / 2;
+    }
+    return aspect_angle<Isa>(width, height);
 }
 
 enum class Measure { iou, generalized, distance, complete };
@@ -146,7 +163,7 @@ struct BoxColumns {
             C height = box.y2 - box.y1;
             bool is_number = width == width && height == height;
             area[i] = is_number && (width <= 0 || height <= 0) ? C{0} : width * height;
-            angle[i] = with_angle ? static_cast<C>(aspect_angle<Isa>(width, height)) : C{0};
+            angle[i] = with_angle ? static_cast<C>(aspect_angle<Isa>(box)) : C{0};
         }
     }
 };

@@ -7,12 +7,14 @@
 //   grad_weight  : terms (n,oh,ow) ascending
 //   grad_bias    : sum of grad_y over (n,oh,ow)
 //
-// Each is a canonical sum (gemm.h). Zero padding is data: x outside the image is +0, as if the image
-// had been padded beforehand, so 0 * inf at a border is NaN in y and in grad_weight exactly as it is
-// for numpy.pad and no padding. In grad_x an output that does not exist is no term, whatever the
-// weight.
+// Each is a canonical sum (gemm.h). Zero padding is data: x outside the image is +0, as if the
+// image had been padded beforehand, so 0 * inf at a border is NaN in y and in grad_weight exactly
+// as it is for numpy.pad and no padding. In grad_x an output that does not exist is no term,
+// whatever the weight.
 //
-// Reference for the order and for the error bound: gemm.h.
+// gemm.h has the error bound, conv_problem.h the map of the other files.
+#include "../runtime/parallel.h"
+#include "conv_channel_lanes.h"
 #include "conv_depthwise.h"
 #include "conv_pixel_lanes.h"
 
@@ -23,17 +25,16 @@ template <class Isa, class T>
 const T* end_of_weight(const T* weight, const Conv2dShape& shape) {
     const Strides4& s = shape.weight;
     if (s.n < 0 || s.c < 0 || s.h < 0 || s.w < 0) return nullptr;
-    return weight + (shape.out_channels - 1) * s.n +
-           (shape.in_channels / shape.groups - 1) * s.c + (shape.kernel_h - 1) * s.h +
-           (shape.kernel_w - 1) * s.w + 1;
+    return weight + (shape.out_channels - 1) * s.n + (shape.in_channels / shape.groups - 1) * s.c +
+           (shape.kernel_h - 1) * s.h + (shape.kernel_w - 1) * s.w + 1;
 }
 
 // Few output channels or terms to share packed operands with, and pixels innermost on both sides.
 template <class Isa, class T>
 bool prefer_direct(const Correlation<T>& p) {
     const std::ptrdiff_t lanes = Vec<Isa, Compute<T>>::size;
-    const bool planar = (p.y_stride.w == 1 || p.y_stride.c != 1) &&
-                        (p.x_stride.w == 1 || p.x_stride.c != 1);
+    const bool planar =
+        (p.y_stride.w == 1 || p.y_stride.c != 1) && (p.x_stride.w == 1 || p.x_stride.c != 1);
     return planar && p.terms() > 0 &&
            (p.out_channels < lanes / 2 || (p.terms() <= 64 && p.h.taps * p.w.taps > 1));
 }
@@ -79,7 +80,7 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
                 return;
             }
         }
-        correlate_block<Isa>(p, plan.block(task % tasks));
+        correlate_channels<Isa>(p, plan.block(task % tasks));
     });
 }
 
@@ -88,8 +89,7 @@ void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape&
     const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
     const std::ptrdiff_t group_out = shape.out_channels / shape.groups;
     const Correlation<T> first{
-        {shape.in_h, shape.out_h, shape.stride_h, shape.kernel_h, -shape.pad_top,
-         shape.dilation_h},
+        {shape.in_h, shape.out_h, shape.stride_h, shape.kernel_h, -shape.pad_top, shape.dilation_h},
         {shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w, -shape.pad_left,
          shape.dilation_w},
         shape.batch,
@@ -107,8 +107,8 @@ void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape&
         y,
         shape.y,
         false};
-    const GroupSteps steps{group_in * shape.x.c, group_out * shape.weight.n,
-                           group_out * shape.bias, group_out * shape.y.c};
+    const GroupSteps steps{group_in * shape.x.c, group_out * shape.weight.n, group_out * shape.bias,
+                           group_out * shape.y.c};
     correlate<Isa, T>(1, shape.groups, steps, [&](std::ptrdiff_t) { return first; });
 }
 
@@ -129,9 +129,8 @@ static inline Phase phase_of(std::ptrdiff_t phase, std::ptrdiff_t in, std::ptrdi
         common = rest;
         rest = next;
     }
-    Phase result{{out, ceil_div(in - phase, stride), 1, 0, 0, -(dilation / common)},
-                 0,
-                 stride / common};
+    Phase result{
+        {out, ceil_div(in - phase, stride), 1, 0, 0, -(dilation / common)}, 0, stride / common};
     for (std::ptrdiff_t r = 0; r < smaller(kernel, result.tap_step); ++r) {
         const std::ptrdiff_t place = phase + pad - r * dilation;
         if (place % stride == 0) {
@@ -144,8 +143,8 @@ static inline Phase phase_of(std::ptrdiff_t phase, std::ptrdiff_t in, std::ptrdi
     return result;
 }
 
-// With a stride, the inputs of one phase are a convolution of their own, so no zero is ever inserted
-// between the elements of grad_y.
+// With a stride, the inputs of one phase are a convolution of their own, so no zero is ever
+// inserted between the elements of grad_y.
 template <class Isa, class T>
 void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape) {
     const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
@@ -155,10 +154,10 @@ void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2d
     auto correlation = [&](std::ptrdiff_t problem) {
         const std::ptrdiff_t phase_w = problem % phases_w;
         const std::ptrdiff_t phase_h = problem / phases_w;
-        const Phase h = phase_of(phase_h, shape.in_h, shape.out_h, shape.stride_h,
-                                 shape.kernel_h, shape.pad_top, shape.dilation_h);
-        const Phase w = phase_of(phase_w, shape.in_w, shape.out_w, shape.stride_w,
-                                 shape.kernel_w, shape.pad_left, shape.dilation_w);
+        const Phase h = phase_of(phase_h, shape.in_h, shape.out_h, shape.stride_h, shape.kernel_h,
+                                 shape.pad_top, shape.dilation_h);
+        const Phase w = phase_of(phase_w, shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w,
+                                 shape.pad_left, shape.dilation_w);
         return Correlation<T>{
             h.axis,
             w.axis,
@@ -167,8 +166,7 @@ void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2d
             group_in,
             grad_y,
             shape.y,
-            {weight + h.first_tap * shape.weight.h +
-                 w.first_tap * shape.weight.w,
+            {weight + h.first_tap * shape.weight.h + w.first_tap * shape.weight.w,
              shape.weight.c,
              {group_out, h.axis.taps, w.axis.taps},
              {shape.weight.n, shape.weight.h * h.tap_step, shape.weight.w * w.tap_step},

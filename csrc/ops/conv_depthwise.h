@@ -13,8 +13,7 @@ constexpr int depthwise_outputs = 6;
 template <class Isa, class T, int outputs, class Lanes>
 [[gnu::always_inline]] inline void depthwise_tile(Vec<Isa, Compute<T>>* out,
                                                   const Compute<T>* weight, std::ptrdiff_t pitch,
-                                                  const T* const* place,
-                                                  const std::ptrdiff_t* term,
+                                                  const T* const* place, const std::ptrdiff_t* term,
                                                   std::ptrdiff_t out_step, std::ptrdiff_t terms,
                                                   std::ptrdiff_t channel, Lanes lanes) {
     using V = Vec<Isa, Compute<T>>;
@@ -59,9 +58,9 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
     const std::ptrdiff_t pitch = vectors * n;
     const std::ptrdiff_t slots = p.h.taps * columns.size + columns.out_step * depthwise_outputs;
     constexpr std::ptrdiff_t word = sizeof(std::ptrdiff_t);
-    char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
-        (terms + 2) * pitch * static_cast<std::ptrdiff_t>(sizeof(C)) + (slots + terms) * word +
-        5 * 64)));
+    char* scratch = static_cast<char*>(thread_scratch(
+        static_cast<std::size_t>((terms + 2) * pitch * static_cast<std::ptrdiff_t>(sizeof(C)) +
+                                 (slots + terms) * word + 5 * 64)));
     C* weight = carve<C>(scratch, terms * pitch);
     C* bias = carve<C>(scratch, pitch);
     T* zeros = carve<T>(scratch, pitch);
@@ -72,10 +71,8 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
     matrix.lane_stride = steps.weight;
     pack_panel<Isa>(weight, join_axes<Isa>(matrix), 0, channels, 0, terms,
                     static_cast<int>(vectors));
-    if (p.bias)
-        pack_run<Isa>(bias, p.bias, steps.bias, 0, channels, 1, static_cast<int>(vectors));
-    for (std::ptrdiff_t c = 0; c < pitch; c += n)
-        store(zeros + c, V::zero(), AllLanes{});
+    if (p.bias) pack_run<Isa>(bias, p.bias, steps.bias, 0, channels, 1, static_cast<int>(vectors));
+    for (std::ptrdiff_t c = 0; c < pitch; c += n) store(zeros + c, V::zero(), AllLanes{});
     for (std::ptrdiff_t t = 0; t < terms; ++t)
         term[t] = t / p.w.taps * columns.size + columns.of(0, t % p.w.taps);
 
@@ -86,10 +83,10 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
             const bool row_inside = row >= 0 && row < p.h.in;
             for (std::ptrdiff_t i = 0; i < columns.size; ++i) {
                 const std::ptrdiff_t column = input_place(p.w, columns, i);
-                *slot++ = row_inside && column >= 0 && column < p.w.in
-                              ? p.x + image * p.x_stride.n + row * p.x_stride.h +
-                                    column * p.x_stride.w
-                              : zeros;
+                *slot++ =
+                    row_inside && column >= 0 && column < p.w.in
+                        ? p.x + image * p.x_stride.n + row * p.x_stride.h + column * p.x_stride.w
+                        : zeros;
             }
         }
         while (slot != place + slots) *slot++ = zeros;
@@ -121,12 +118,13 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
     }
 }
 
-// sums[i][lane] = sum over p of x[offset[p] + tap[i] + lane] * y[p][lane]; `resume` as in tile_sums.
+// sums[i][lane] = sum over p of x[offset[p] + tap[i] + lane] * y[p][lane]; `resume` as in
+// tile_sums.
 template <class Isa, class T, int taps>
 [[gnu::noinline]] void depthwise_sums(T* __restrict sums, const T* __restrict x,
                                       const std::int32_t* __restrict offset,
-                                      const std::ptrdiff_t* __restrict tap,
-                                      const T* __restrict y, std::ptrdiff_t terms, bool resume) {
+                                      const std::ptrdiff_t* __restrict tap, const T* __restrict y,
+                                      std::ptrdiff_t terms, bool resume) {
     using V = Vec<Isa, T>;
     const T* place[taps];
 #pragma GCC unroll 16
@@ -141,8 +139,7 @@ template <class Isa, class T, int taps>
             const V yv = loadu<Isa>(y + t * V::size);
             const std::ptrdiff_t at = offset[t];
 #pragma GCC unroll 16
-            for (int i = 0; i < taps; ++i)
-                acc[i] = fma(loadu<Isa>(place[i] + at), yv, acc[i]);
+            for (int i = 0; i < taps; ++i) acc[i] = fma(loadu<Isa>(place[i] + at), yv, acc[i]);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < taps; ++i) {
@@ -193,8 +190,8 @@ void depthwise_weight_gradient(T* grad_weight, const T* grad_y, const T* x,
     constexpr std::ptrdiff_t size = sizeof(C);
     const std::ptrdiff_t pixels = shape.batch * shape.out_h * shape.out_w;
     const std::ptrdiff_t taps = shape.kernel_h * shape.kernel_w;
-    const Axis axis_w{shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w, -shape.pad_left,
-                      shape.dilation_w};
+    const Axis axis_w{shape.in_w,     shape.out_w,     shape.stride_w,
+                      shape.kernel_w, -shape.pad_left, shape.dilation_w};
     constexpr std::ptrdiff_t chunk = 2 * block_terms;
     const std::ptrdiff_t runs = chunk / shape.out_w + 2;
     const std::ptrdiff_t width = range_window(axis_w, 0, smaller(shape.out_w, chunk)).size;
@@ -225,8 +222,8 @@ void depthwise_weight_gradient(T* grad_weight, const T* grad_y, const T* x,
             const std::ptrdiff_t count = range_window(axis_w, 0, run.length).size;
             const std::ptrdiff_t base = row - window;
             for (std::ptrdiff_t r = 0; r < shape.kernel_h; ++r, row += width * n) {
-                const std::ptrdiff_t h = run.h * shape.stride_h - shape.pad_top +
-                                         r * shape.dilation_h;
+                const std::ptrdiff_t h =
+                    run.h * shape.stride_h - shape.pad_top + r * shape.dilation_h;
                 const bool inside = h >= 0 && h < shape.in_h;
                 copy_pixels<Isa>(row, inside ? x + run.n * shape.x.n + h * shape.x.h : x, shape.x,
                                  channels, inside ? shape.in_w : 0, place, count);
@@ -257,12 +254,12 @@ void depthwise_weight_gradient(T* grad_weight, const T* grad_y, const T* x,
 
 template <class Isa, class T>
 bool is_depthwise(const Conv2dShape& shape) {
-    const Axis axis_w{shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w, -shape.pad_left,
-                      shape.dilation_w};
+    const Axis axis_w{shape.in_w,     shape.out_w,     shape.stride_w,
+                      shape.kernel_w, -shape.pad_left, shape.dilation_w};
     const std::ptrdiff_t width =
         range_window(axis_w, 0, smaller(shape.out_w, 2 * block_terms)).size;
-    const std::ptrdiff_t elements = (2 * block_terms / shape.out_w + 2) * shape.kernel_h * width *
-                                    Vec<Isa, Compute<T>>::size;
+    const std::ptrdiff_t elements =
+        (2 * block_terms / shape.out_w + 2) * shape.kernel_h * width * Vec<Isa, Compute<T>>::size;
     return shape.in_channels == shape.groups && shape.out_channels == shape.groups &&
            elements * static_cast<std::ptrdiff_t>(sizeof(Compute<T>)) <= 4 * window_bytes;
 }

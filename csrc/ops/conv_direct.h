@@ -1,17 +1,18 @@
 #pragma once
-// The same correlation for few channels: depthwise and grouped layers, first layers, and the gradient
-// of a first layer's input.
+// The correlation (conv_problem.h) for few channels: depthwise and grouped layers, first layers,
+// and the gradient of a first layer's input.
 //
 // Lanes are output pixels, and a tile reads its vectors straight from the window (conv_patches.h),
 // where a tap of neighbouring outputs lies in neighbouring places: nothing is packed, because there
 // are too few output channels or terms to share it. A task copies the channels of as many groups as
 // stay in cache and then computes them, so that the geometry is worked out once for all.
-#include "conv_correlate.h"
+#include "../runtime/memory.h"
+#include "conv_plan.h"
 
 namespace stableops {
 
-// Sums in flight hide the latency of fma; a term costs rows broadcasts and `vectors` loads that mostly
-// cross a cache line, so tiles are wide.
+// Sums in flight hide the latency of fma; a term costs rows broadcasts and `vectors` loads that
+// mostly cross a cache line, so tiles are wide.
 template <class Isa>
 constexpr int direct_rows = Isa::bytes == 64 ? 6 : 4;
 
@@ -85,7 +86,9 @@ struct DirectPlan {
     std::ptrdiff_t group_blocks, image_blocks, row_blocks;
     std::ptrdiff_t window_groups;
 
-    [[gnu::always_inline]] inline std::ptrdiff_t tasks() const { return group_blocks * image_blocks * row_blocks; }
+    [[gnu::always_inline]] inline std::ptrdiff_t tasks() const {
+        return group_blocks * image_blocks * row_blocks;
+    }
 };
 
 // No task if the window would be too large.
@@ -177,8 +180,8 @@ void correlate_direct(const Correlation<T>& p, const GroupSteps& steps, std::ptr
     for (std::ptrdiff_t image = n0; image < n1; ++image)
         for (std::ptrdiff_t g = g0; g < g1; g += plan.window_groups) {
             const std::ptrdiff_t end = smaller(g + plan.window_groups, g1);
-            copy_patches<Isa>(window, layout, p.x + image * p.x_stride.n + g * steps.x,
-                              p.x_stride, p.h, p.w, 1, (end - g) * channels);
+            copy_patches<Isa>(window, layout, p.x + image * p.x_stride.n + g * steps.x, p.x_stride,
+                              p.h, p.w, 1, (end - g) * channels);
             for (std::ptrdiff_t group = g; group < end; ++group) {
                 const C* base = window + (group - g) * channels * layout.pitch.c;
                 C* packed = weight;

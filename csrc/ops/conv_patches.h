@@ -1,15 +1,15 @@
 #pragma once
 // The input of a convolution as the tiles read it: a window of some channels, zero-padded, copied
-// into per-thread scratch. Copying costs 2 / (kernel_w * out_channels) of the arithmetic or less and
-// pays for itself: borders, strides, dilation, layout and storage type end here, and each element
-// that a tile broadcasts is one address away from the next.
+// into per-thread scratch. Copying costs 2 / (kernel_w * out_channels) of the arithmetic or less
+// and pays for itself: borders, strides, dilation, layout and storage type end here, and each
+// element that a tile broadcasts is one address away from the next.
 #include "../conv2d_shape.h"
 #include "gemm.h"
 
 namespace stableops {
 
-// One spatial axis: output o reads, with tap m, input o * stride + first + m * step. Forward, `step`
-// is the dilation; in the gradient of the input it is negative.
+// One spatial axis: output o reads, with tap m, input o * stride + first + m * step. Forward,
+// `step` is the dilation; in the gradient of the input it is negative.
 struct Axis {
     std::ptrdiff_t in, out, stride, taps, first, step;
 };
@@ -17,8 +17,8 @@ struct Axis {
 // The places along an axis that outputs [begin, end) need, and where they stand in the scratch:
 // a contiguous range of the input; or (`split` > 1) that range sorted by its remainder modulo
 // `split`, the stride, so that a tap reads neighbouring outputs from neighbouring places; or
-// (`apart`) the taps of each output side by side, where a stride beyond the kernel or a wide dilation
-// would leave most of the range unused.
+// (`apart`) the taps of each output side by side, where a stride beyond the kernel or a wide
+// dilation would leave most of the range unused.
 struct Window {
     std::ptrdiff_t begin, size;
     std::ptrdiff_t out_step, tap_step, tap_origin;
@@ -136,7 +136,8 @@ template <class Isa, class T>
 }
 
 template <class Isa, class T>
-[[gnu::always_inline]] inline void copy_line(Compute<T>* to, const T* from, std::ptrdiff_t stride, std::ptrdiff_t count) {
+[[gnu::always_inline]] inline void copy_line(Compute<T>* to, const T* from, std::ptrdiff_t stride,
+                                             std::ptrdiff_t count) {
     using C = Compute<T>;
     constexpr std::ptrdiff_t n = Vec<Isa, C>::size;
     std::ptrdiff_t i = 0;
@@ -148,8 +149,7 @@ template <class Isa, class T>
         // The last vector would read one element beyond the last one needed.
         if (stride == 2)
             for (; i + n < count; i += n)
-                storeu(to + i,
-                       even_lanes(loadu<Isa>(from + 2 * i), loadu<Isa>(from + 2 * i + n)));
+                storeu(to + i, even_lanes(loadu<Isa>(from + 2 * i), loadu<Isa>(from + 2 * i + n)));
         for (; i < count; ++i) to[i] = from[i * stride];
     } else {
         for (; i < count; i += n) {
@@ -161,8 +161,8 @@ template <class Isa, class T>
     }
 }
 
-// `count` columns of one row of every channel: those at place, place + step, ... of a row of `in`, 0
-// where that is outside. The same for all channels, so their loop is the inner one.
+// `count` columns of one row of every channel: those at place, place + step, ... of a row of `in`,
+// 0 where that is outside. The same for all channels, so their loop is the inner one.
 template <class Isa, class T>
 void copy_columns(Compute<T>* to, std::ptrdiff_t to_channel, const T* row, std::ptrdiff_t stride,
                   std::ptrdiff_t row_channel, std::ptrdiff_t channels, std::ptrdiff_t in,
@@ -180,7 +180,8 @@ void copy_columns(Compute<T>* to, std::ptrdiff_t to_channel, const T* row, std::
     }
 }
 
-// Copies `channels` channels of `images` images, from `x` on (the first channel of the first image).
+// Copies `channels` channels of `images` images, from `x` on (the first channel of the first
+// image).
 template <class Isa, class T>
 void copy_patches(Compute<T>* scratch, const PatchLayout& layout, const T* x,
                   const Strides4& stride, const Axis& axis_h, const Axis& axis_w,
@@ -204,8 +205,8 @@ void copy_patches(Compute<T>* scratch, const PatchLayout& layout, const T* x,
                 const std::ptrdiff_t part = layout.w.apart ? 1 : layout.w.part_size;
                 for (std::ptrdiff_t i = 0; i < layout.w.size; i += part)
                     copy_columns<Isa>(to + i, layout.pitch.c, from, stride.w, stride.c, channels,
-                                      row_inside ? axis_w.in : 0,
-                                      input_place(axis_w, layout.w, i), layout.w.split, part);
+                                      row_inside ? axis_w.in : 0, input_place(axis_w, layout.w, i),
+                                      layout.w.split, part);
             }
         }
     }

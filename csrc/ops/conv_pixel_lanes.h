@@ -1,13 +1,14 @@
 #pragma once
-// The same correlation with the roles in the tile exchanged: lanes are output pixels, tile rows are
-// output channels.
+// The correlation (conv_problem.h) with output pixels in the lanes and output channels in the rows
+// of a tile.
 //
 // Weights are read where they lie, one number at a time, and nothing is packed but patches: panels
 // [term][pixels] of up to three vectors of pixels, which rows and images may end inside of. That
-// costs 3 / (output channels) of the arithmetic, where lanes of channels cost 10 / pixels for packing
-// weights and the transposition of the result: it wins where there are many channels and few pixels,
-// and in 1x1 layers. Results are stored directly, so pixels must be contiguous in y.
-#include "conv_correlate.h"
+// costs 3 / (output channels) of the arithmetic, where lanes of channels cost 10 / pixels for
+// packing weights and the transposition of the result: it wins where there are many channels and
+// few pixels, and in 1x1 layers. Results are stored directly, so pixels must be contiguous in y.
+#include "../runtime/memory.h"
+#include "conv_plan.h"
 
 namespace stableops {
 
@@ -21,8 +22,7 @@ struct PixelPiece {
 // beyond its end the next one overwrites, and the reader ignores what follows the last.
 template <class Isa, class C>
 void pack_pixels(C* panel, std::ptrdiff_t pitch, const C* source, const std::ptrdiff_t* term,
-                 std::ptrdiff_t terms, const PixelPiece* piece, const PixelPiece* end,
-                 bool exact) {
+                 std::ptrdiff_t terms, const PixelPiece* piece, const PixelPiece* end, bool exact) {
     using V = Vec<Isa, C>;
     constexpr std::ptrdiff_t n = V::size;
     for (std::ptrdiff_t t = 0; t < terms; ++t) {
@@ -97,9 +97,9 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
     PixelPiece* pieces = carve<PixelPiece>(scratch, most_pieces);
     std::int32_t* panel_begin = carve<std::int32_t>(scratch, panels + 1);
 
-    const Strides4 step = direct ? p.x_stride
-                                 : Strides4{layout.pitch.n, layout.pitch.c,
-                                            layout.h.out_step * layout.pitch.h, 1};
+    const Strides4 step =
+        direct ? p.x_stride
+               : Strides4{layout.pitch.n, layout.pitch.c, layout.h.out_step * layout.pitch.h, 1};
     std::int32_t count = 0;
     std::ptrdiff_t pixel = 0;
     for (std::ptrdiff_t i = 0; i < b.images; ++i)
@@ -114,8 +114,7 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
                     pieces[count - 1].to + pieces[count - 1].length == to) {
                     pieces[count - 1].length += static_cast<int>(length);
                 } else {
-                    pieces[count++] = {from, to, static_cast<int>(lane),
-                                       static_cast<int>(length)};
+                    pieces[count++] = {from, to, static_cast<int>(lane), static_cast<int>(length)};
                 }
                 w += length;
                 pixel += length;
@@ -132,24 +131,23 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
         const std::ptrdiff_t last = smaller(first + chunk, terms);
         const std::ptrdiff_t c0 = taps == 0 ? 0 : first / taps;
         if (!direct && first < last)
-            copy_patches<Isa>(window, layout, x + c0 * p.x_stride.c, p.x_stride, p.h, p.w,
-                              b.images, (last - 1) / taps + 1 - c0);
+            copy_patches<Isa>(window, layout, x + c0 * p.x_stride.c, p.x_stride, p.h, p.w, b.images,
+                              (last - 1) / taps + 1 - c0);
         for (std::ptrdiff_t t = first; t < last; ++t) {
             const std::ptrdiff_t c = t / taps;
             const std::ptrdiff_t r = t / p.w.taps % p.h.taps;
             const std::ptrdiff_t s = t % p.w.taps;
-            source_offset[t - first] =
-                direct ? c * p.x_stride.c + b.h * p.x_stride.h + b.w
-                       : (c - c0) * layout.pitch.c + rows.of(b.h, r) * layout.pitch.h +
-                             columns.of(b.w, s);
+            source_offset[t - first] = direct ? c * p.x_stride.c + b.h * p.x_stride.h + b.w
+                                              : (c - c0) * layout.pitch.c +
+                                                    rows.of(b.h, r) * layout.pitch.h +
+                                                    columns.of(b.w, s);
             weight_offset[t - first] = static_cast<std::int32_t>(
                 c * p.weight.stride[0] + r * p.weight.stride[1] + s * p.weight.stride[2]);
         }
         for (std::ptrdiff_t i = 0; i < panels; ++i) {
             const PixelPiece* begin = pieces + panel_begin[i];
             const PixelPiece* end = pieces + panel_begin[i + 1];
-            const int used = static_cast<int>(
-                ceil_div(smaller(width, pixels - i * width), n));
+            const int used = static_cast<int>(ceil_div(smaller(width, pixels - i * width), n));
             pack_pixels<Isa>(panel, used * n, direct ? x : window, source_offset, last - first,
                              begin, end, direct);
             T* slot = sums + (chunks > 1 ? i * tile_size : 0);
@@ -165,8 +163,8 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
                 for (std::ptrdiff_t row = 0; row < tall; ++row) {
                     const T* from = tile + row * used * n;
                     T* to = y + (k + row) * p.y_stride.c;
-                    const V bias = V::splat(
-                        p.bias ? p.bias[(b.k + k + row) * p.bias_stride] : T{0});
+                    const V bias =
+                        V::splat(p.bias ? p.bias[(b.k + k + row) * p.bias_stride] : T{0});
                     for (const PixelPiece* piece = begin; piece != end; ++piece)
                         for_each_vec<Isa, n>(piece->length, [&](std::ptrdiff_t m, auto lanes) {
                             V v = loadu<Isa>(from + piece->lane + m);

@@ -10,7 +10,7 @@
 // added as a binary tree, then the images in order, and the result is rounded once.
 #include "../runtime/memory.h"
 #include "../runtime/parallel.h"
-#include "conv_correlate.h"
+#include "conv_channel_lanes.h"
 
 namespace stableops {
 
@@ -27,8 +27,7 @@ template <class Isa, class Body>
     for (std::ptrdiff_t p = first; p < last;) {
         const std::ptrdiff_t w = p % shape.out_w;
         const std::ptrdiff_t h = p / shape.out_w % shape.out_h;
-        const PixelRun run{p / shape.out_w / shape.out_h, h, w,
-                           smaller(shape.out_w - w, last - p)};
+        const PixelRun run{p / shape.out_w / shape.out_h, h, w, smaller(shape.out_w - w, last - p)};
         body(run);
         p += run.length;
     }
@@ -43,14 +42,17 @@ struct WeightGradTask {
 struct WeightGradTiles {
     std::ptrdiff_t channels, taps, tiles, tile_size;
 
-    [[gnu::always_inline]] inline std::ptrdiff_t begin(std::ptrdiff_t tile) const { return channels * tile / tiles; }
+    [[gnu::always_inline]] inline std::ptrdiff_t begin(std::ptrdiff_t tile) const {
+        return channels * tile / tiles;
+    }
     [[gnu::always_inline]] inline std::ptrdiff_t tile_of(std::ptrdiff_t channel) const {
         std::ptrdiff_t tile = channel * tiles / channels;
         while (begin(tile + 1) <= channel) ++tile;
         return tile;
     }
     // The row of sums of one channel and tap, in a panel whose rows are `pitch` long.
-    [[gnu::always_inline]] inline std::ptrdiff_t row(std::ptrdiff_t channel, std::ptrdiff_t tap, std::ptrdiff_t pitch) const {
+    [[gnu::always_inline]] inline std::ptrdiff_t row(std::ptrdiff_t channel, std::ptrdiff_t tap,
+                                                     std::ptrdiff_t pitch) const {
         const std::ptrdiff_t tile = tile_of(channel);
         return (tap * tiles + tile) * tile_size + (channel - begin(tile)) * pitch;
     }
@@ -59,8 +61,7 @@ struct WeightGradTiles {
 // Sums [channel, tap][lane] to grad_weight [lane][channel, tap], whose rows are contiguous.
 template <class Isa, class T>
 void store_weight_rows(T* to, std::ptrdiff_t lane_stride, std::ptrdiff_t lanes,
-                       const Compute<T>* sums, const WeightGradTiles& tiles,
-                       std::ptrdiff_t pitch) {
+                       const Compute<T>* sums, const WeightGradTiles& tiles, std::ptrdiff_t pitch) {
     using C = Compute<T>;
     using V = Vec<Isa, C>;
     constexpr std::ptrdiff_t n = V::size;
@@ -72,8 +73,7 @@ void store_weight_rows(T* to, std::ptrdiff_t lane_stride, std::ptrdiff_t lanes,
             row[i] = sums + tiles.row((t + i) / tiles.taps, (t + i) % tiles.taps, pitch);
         for (std::ptrdiff_t lane = 0; lane < lanes; lane += n) {
             C square[n * n];
-            for (int i = 0; i < width.count; ++i)
-                storeu(square + i * n, loadu<Isa>(row[i] + lane));
+            for (int i = 0; i < width.count; ++i) storeu(square + i * n, loadu<Isa>(row[i] + lane));
             C columns[n * n];
             transpose_square<Isa>(columns, n, static_cast<const C*>(square), n, n);
             for (std::ptrdiff_t k = 0; k < smaller(n, lanes - lane); ++k)
@@ -90,12 +90,11 @@ struct WeightGradPlan {
     std::ptrdiff_t chunk;
 
     explicit WeightGradPlan(const Conv2dShape& shape)
-        : h{shape.in_h, shape.out_h, shape.stride_h, shape.kernel_h, -shape.pad_top,
-            shape.dilation_h},
-          w{shape.in_w, shape.out_w, shape.stride_w, shape.kernel_w, -shape.pad_left,
-            shape.dilation_w},
-          channels_innermost(shape.x.c == 1 && shape.x.w != 1 &&
-                             shape.in_channels > shape.groups),
+        : h{shape.in_h,     shape.out_h,    shape.stride_h,
+            shape.kernel_h, -shape.pad_top, shape.dilation_h},
+          w{shape.in_w,     shape.out_w,     shape.stride_w,
+            shape.kernel_w, -shape.pad_left, shape.dilation_w},
+          channels_innermost(shape.x.c == 1 && shape.x.w != 1 && shape.in_channels > shape.groups),
           chunk(2 * block_terms) {
         // A 1x1 layer without padding is read where it lies, unless the channels of a tile would
         // fall into one set of the cache.
@@ -207,8 +206,7 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
                 const std::ptrdiff_t start = larger(p, image * plane + h * shape.out_w);
                 const std::ptrdiff_t stop = smaller(end, image * plane + (h + 1) * shape.out_w);
                 const std::ptrdiff_t w = start % shape.out_w;
-                if (!flat)
-                    pack(start - first, from + h * shape.y.h + w * shape.y.w, stop - start);
+                if (!flat) pack(start - first, from + h * shape.y.h + w * shape.y.w, stop - start);
                 std::ptrdiff_t at = base + (h - h0) * row_step + (w - w0) * column_step;
                 for (std::ptrdiff_t i = start; i < stop; ++i, at += column_step)
                     offset[i - first] = static_cast<std::int32_t>(at);
@@ -221,8 +219,8 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
         const Window tap_rows = plan.rows(0, 1);
         C* slot = sums;
         for (std::ptrdiff_t i = 0; i < panels; ++i) {
-            const int used_vectors = static_cast<int>(
-                ceil_div(smaller(lanes, task.lanes - i * lanes), vector));
+            const int used_vectors =
+                static_cast<int>(ceil_div(smaller(lanes, task.lanes - i * lanes), vector));
             for (std::ptrdiff_t tap = 0; tap < taps; ++tap) {
                 const C* at = source;
                 if (!plan.direct)
@@ -244,10 +242,9 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
     }
 
     const C* result = many_segments ? total : sums;
-    const bool contiguous =
-        (shape.kernel_w == 1 || shape.weight.w == 1) &&
-        (shape.kernel_h == 1 || shape.weight.h == shape.kernel_w) &&
-        (channels == 1 || shape.weight.c == taps);
+    const bool contiguous = (shape.kernel_w == 1 || shape.weight.w == 1) &&
+                            (shape.kernel_h == 1 || shape.weight.h == shape.kernel_w) &&
+                            (channels == 1 || shape.weight.c == taps);
     for (std::ptrdiff_t i = 0; i < panels; ++i, result += panel_sums) {
         const std::ptrdiff_t used = smaller(lanes, task.lanes - i * lanes);
         const std::ptrdiff_t pitch = ceil_div(used, vector) * vector;
@@ -261,9 +258,8 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
                 store_tile<Isa>(to + tiles.begin(j) * shape.weight.c +
                                     tap / shape.kernel_w * shape.weight.h +
                                     tap % shape.kernel_w * shape.weight.w,
-                                shape.weight.c, shape.weight.n,
-                                tiles.begin(j + 1) - tiles.begin(j), used,
-                                result + (tap * tiles.tiles + j) * tiles.tile_size, pitch,
+                                shape.weight.c, shape.weight.n, tiles.begin(j + 1) - tiles.begin(j),
+                                used, result + (tap * tiles.tiles + j) * tiles.tile_size, pitch,
                                 static_cast<const C*>(nullptr));
     }
 }
@@ -275,8 +271,8 @@ void weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dSh
     const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
     const std::ptrdiff_t group_out = shape.out_channels / shape.groups;
     const std::ptrdiff_t taps = shape.kernel_h * shape.kernel_w;
-    // The sums of a task stay in L2 (twice: segment and total). Packing grad_y costs as much as 12 of
-    // its rows, copying x as much as 2 lanes, so a task has many of both.
+    // The sums of a task stay in L2 (twice: segment and total). Packing grad_y costs as much as 12
+    // of its rows, copying x as much as 2 lanes, so a task has many of both.
     const std::ptrdiff_t lanes = smaller(group_out, 4 * vector);
     const std::ptrdiff_t sums_rows =
         larger(sums_bytes / static_cast<std::ptrdiff_t>(sizeof(C)) / 2 / (4 * vector), 1);
@@ -284,9 +280,8 @@ void weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dSh
     const std::ptrdiff_t lane_tasks = ceil_div(group_out, lanes);
     std::ptrdiff_t channel_tasks = ceil_div(group_in, limit);
     if (shape.groups * lane_tasks * channel_tasks < 8)
-        channel_tasks = larger(
-            channel_tasks,
-            smaller(smaller(group_in * taps / 144, group_in / 12), 8 / (shape.groups * lane_tasks)));
+        channel_tasks = larger(channel_tasks, smaller(smaller(group_in * taps / 96, group_in / 12),
+                                                      8 / (shape.groups * lane_tasks)));
     const std::ptrdiff_t tasks = lane_tasks * channel_tasks;
     parallel_for<Isa>(shape.groups * tasks, [&](std::ptrdiff_t task) {
         const std::ptrdiff_t group = task / tasks;
@@ -295,9 +290,9 @@ void weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dSh
         const std::ptrdiff_t begin = group_in * c / channel_tasks;
         const std::ptrdiff_t end = group_in * (c + 1) / channel_tasks;
         if (begin < end)
-            weight_gradient_task<Isa>(grad_weight, grad_y, x, shape,
-                                      {group, group * group_out + k,
-                                       smaller(lanes, group_out - k), begin, end - begin});
+            weight_gradient_task<Isa>(
+                grad_weight, grad_y, x, shape,
+                {group, group * group_out + k, smaller(lanes, group_out - k), begin, end - begin});
     });
 }
 
@@ -334,7 +329,8 @@ template <class Isa, class T>
 void bias_gradient(T* grad_bias, const T* grad_y, const Conv2dShape& shape) {
     using C = Compute<T>;
     const std::ptrdiff_t work = shape.batch * shape.out_h * shape.out_w;
-    const std::ptrdiff_t share = smaller(larger((1 << 16) / larger(work, 1), 1), shape.out_channels);
+    const std::ptrdiff_t share =
+        smaller(larger((1 << 16) / larger(work, 1), 1), shape.out_channels);
     parallel_for<Isa>(ceil_div(shape.out_channels, share), [&](std::ptrdiff_t task) {
         const std::ptrdiff_t end = smaller((task + 1) * share, shape.out_channels);
         for (std::ptrdiff_t k = task * share; k < end; ++k) {

@@ -14,6 +14,8 @@
 //   y_i = fma(w, H, fma(w, L, r) H):  one rounding, and 2^-48 of the parts.
 //
 // Error of softmax in this way: E 2^-27.7, S 2^-27.7, one rounding: 0.5 + 2 x 2^-27.7 / 2^-24 = 0.66 ULP.
+#include <cstdint>
+
 #include "../simd/exp_float.h"
 #include "../simd/sum.h"
 
@@ -135,22 +137,36 @@ struct AlongFloat {
         return fma(e.value, high, fma(e.value, low, e.rest) * high);
     }
     static void emit(float* out, std::ptrdiff_t n, const float* values, const float* rests,
-                     double factor) {
-        float h = static_cast<float>(factor);
-        V high = V::splat(h), low = V::splat(static_cast<float>((factor - h) / h));
-        for_each_vec<Isa, size>(n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
-            store<Isa>(out + i,
-                       product({load<Isa>(values + i, lanes), load<Isa>(rests + i, lanes)}, high, low),
-                       lanes);
-        });
+                     double factor, bool streams) {
+        write(out, n, factor, streams,
+              [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
+                  return ExpFloat<Isa>{load<Isa>(values + i, lanes), load<Isa>(rests + i, lanes)};
+              });
     }
-    static void emit(float* out, std::ptrdiff_t n, const float* x, double factor) {
+    static void emit(float* out, std::ptrdiff_t n, const float* x, double factor, bool streams) {
         ExpFloatTables<Isa> tables;
+        write(out, n, factor, streams,
+              [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
+                  return exp_float(tables, load<Isa>(x + i, lanes));
+              });
+    }
+
+  private:
+    // streams: past the caches, where out is aligned; the caller fences.
+    template <class Term>
+    [[gnu::always_inline]] static inline void write(float* out, std::ptrdiff_t n, double factor,
+                                                    bool streams, const Term& term) {
         float h = static_cast<float>(factor);
         V high = V::splat(h), low = V::splat(static_cast<float>((factor - h) / h));
-        for_each_vec<Isa, size>(n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
-            store<Isa>(out + i, product(exp_float(tables, load<Isa>(x + i, lanes)), high, low), lanes);
-        });
+        std::ptrdiff_t begin = 0;
+        if (streams && reinterpret_cast<std::uintptr_t>(out) % Isa::bytes == 0) {
+            for (; begin + size <= n; begin += size)
+                stream(out + begin, product(term(begin, AllLanes{}), high, low));
+        }
+        for_each_vec<Isa, size>(
+            n - begin, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
+                store<Isa>(out + begin + i, product(term(begin + i, lanes), high, low), lanes);
+            });
     }
 };
 

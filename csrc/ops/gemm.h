@@ -1,15 +1,15 @@
 #pragma once
-// The core of convolution and linear layers: a register tile of sums of products, and the packing of
-// its vector operand.
+// The core of convolution and linear layers: a register tile of sums of products, and the packing
+// of its vector operand.
 //
 // The canonical sum. Every output element of conv2d, linear and their gradients is
 //
 //     ((p_0 + p_1) + p_2) + ...      p_b = the fma chain, from +0, over terms 128 b ... 128 b + 127
 //
 // in the documented order of its terms. One element is one lane of one register from beginning to
-// end, so neither the register width nor the tile, the blocking, the layout, the batch or the threads
-// can change its bits. The blocks cost nothing (a fold per 128 terms) and divide the error bound of a
-// single chain by the number of blocks: (128 + blocks) * eps * sum |terms|.
+// end, so neither the register width nor the tile, the blocking, the layout, the batch or the
+// threads can change its bits. The blocks cost nothing (a fold per 128 terms) and divide the error
+// bound of a single chain by the number of blocks: (128 + blocks) * eps * sum |terms|.
 #include <cstdint>
 
 #include "../simd/transpose.h"
@@ -30,8 +30,8 @@ static inline constexpr std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t
 }
 
 // Tile sizes. The sums in flight must hide the latency of fma (4 cycles on 2 ports: at least 8) and
-// fit the registers beside the vectors of one term and one broadcast: at most 28 of 32, or 12 of 16.
-// rows(vectors) is the tallest tile of that width.
+// fit the registers beside the vectors of one term and one broadcast: at most 28 of 32, or 12
+// of 16. rows(vectors) is the tallest tile of that width.
 template <class Isa>
 struct TileLimits {
     static constexpr int max_vectors = 4;
@@ -54,8 +54,7 @@ template <class Isa, class T, int rows, int vectors>
     V acc[rows][vectors];
     const std::int32_t* end = a_offset + terms;
     do {
-        const std::int32_t* block_end =
-            end - a_offset > block_terms ? a_offset + block_terms : end;
+        const std::int32_t* block_end = end - a_offset > block_terms ? a_offset + block_terms : end;
 #pragma GCC unroll 16
         for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
@@ -89,8 +88,7 @@ template <class Isa, class T, int rows, int vectors>
 #pragma GCC unroll 16
         for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
-            for (int j = 0; j < vectors; ++j)
-                storeu(sums + (i * vectors + j) * V::size, acc[i][j]);
+            for (int j = 0; j < vectors; ++j) storeu(sums + (i * vectors + j) * V::size, acc[i][j]);
         resume = true;
     } while (a_offset != end);
 }
@@ -111,10 +109,14 @@ template <class Isa, class T>
 TileSums<T> tile_function(int rows, int vectors) {
     using L = TileLimits<Isa>;
     switch (vectors) {
-        case 1: return tile_of_rows<Isa, T, 1, L::rows(1)>(rows);
-        case 2: return tile_of_rows<Isa, T, 2, L::rows(2)>(rows);
-        case 3: return tile_of_rows<Isa, T, 3, L::rows(3)>(rows);
-        default: return tile_of_rows<Isa, T, 4, L::rows(4)>(rows);
+        case 1:
+            return tile_of_rows<Isa, T, 1, L::rows(1)>(rows);
+        case 2:
+            return tile_of_rows<Isa, T, 2, L::rows(2)>(rows);
+        case 3:
+            return tile_of_rows<Isa, T, 3, L::rows(3)>(rows);
+        default:
+            return tile_of_rows<Isa, T, 4, L::rows(4)>(rows);
     }
 }
 
@@ -149,27 +151,26 @@ TermMatrix<T> join_axes(TermMatrix<T> m) {
     return m;
 }
 
-// The first `width` columns of a square of as many rows as a vector has lanes, as rows. Not inlined:
-// in a loop, GCC keeps an induction variable for each of the 32 rows, on the stack.
+// The first `width` columns of a square of as many rows as a vector has lanes, as rows. Not
+// inlined: in a loop, GCC keeps an induction variable for each of the 32 rows, on the stack.
 template <class Isa, class T>
 [[gnu::noinline]] void transpose_square(T* to, std::ptrdiff_t to_pitch, const T* from,
                                         std::ptrdiff_t from_pitch, std::ptrdiff_t width) {
     constexpr int n = Vec<Isa, T>::size;
     Vec<Isa, T> column[n];
     // Rows lie pages apart: more streams than the hardware follows.
-    for (int i = 0; i < n; ++i)
-        __builtin_prefetch(from + i * from_pitch + 512 / sizeof(T));
+    for (int i = 0; i < n; ++i) __builtin_prefetch(from + i * from_pitch + 512 / sizeof(T));
     transpose<Isa>(from, from_pitch, column);
 #pragma GCC unroll 16
     for (int j = 0; j < n; ++j)
         if (j < width) storeu(to + j * to_pitch, column[j]);
 }
 
-// panel[t][lane] for `terms` terms that lie `stride` apart, and for `vectors` whole vectors of lanes;
-// lanes from `lanes` on are 0.
+// panel[t][lane] for `terms` terms that lie `stride` apart, and for `vectors` whole vectors of
+// lanes; lanes from `lanes` on are 0.
 template <class Isa, class T>
-void pack_run(Compute<T>* panel, const T* source, std::ptrdiff_t lane_stride,
-              std::ptrdiff_t stride, std::ptrdiff_t lanes, std::ptrdiff_t terms, int vectors,
+void pack_run(Compute<T>* panel, const T* source, std::ptrdiff_t lane_stride, std::ptrdiff_t stride,
+              std::ptrdiff_t lanes, std::ptrdiff_t terms, int vectors,
               [[maybe_unused]] const T* end = nullptr) {
     using C = Compute<T>;
     using V = Vec<Isa, C>;
@@ -194,10 +195,8 @@ void pack_run(Compute<T>* panel, const T* source, std::ptrdiff_t lane_stride,
             for (std::ptrdiff_t t = 0; t < terms; t += n) {
                 const std::ptrdiff_t width = smaller(n, terms - t);
                 if constexpr (std::is_same_v<T, C>) {
-                    if (used == n &&
-                        (width == n || from + (n - 1) * lane_stride + t + n <= end)) {
-                        transpose_square<Isa>(to + t * pitch, pitch, from + t, lane_stride,
-                                              width);
+                    if (used == n && (width == n || from + (n - 1) * lane_stride + t + n <= end)) {
+                        transpose_square<Isa>(to + t * pitch, pitch, from + t, lane_stride, width);
                         continue;
                     }
                 }

@@ -220,6 +220,7 @@ struct LogSumExp {
     static constexpr bool has_peak = true;
     static constexpr bool emits = false;
     static constexpr bool float_lanes = sizeof(C) == 4 && !weighted;
+    static constexpr bool keeps = false;
     static constexpr bool has_holes = false;
 
     const RowShape& shape;

@@ -109,6 +109,16 @@ struct Candidate {
     Vec<Isa, T> x1, y1, x2, y2, term;
 };
 
+// The second test.
+template <class Isa, class T>
+[[gnu::always_inline]] inline Mask<Isa, T> certainly_above(const IouTest<T>& test,
+                                                           Vec<Isa, T> intersection,
+                                                           Vec<Isa, T> bound) {
+    using V = Vec<Isa, T>;
+    return (bound > V::zero()) &
+           (intersection > V::splat(test.rounding) * bound + V::splat(test.floor));
+}
+
 template <class Isa, class T>
 bool suppressed_in(const BoxBlock<T>& block, const Candidate<Isa, T>& c, const IouTest<T>& test) {
     using V = Vec<Isa, T>;
@@ -122,8 +132,7 @@ bool suppressed_in(const BoxBlock<T>& block, const Candidate<Isa, T>& c, const I
         Mask<Isa, T> possible = intersection > bound;
         if (!any(possible)) continue;
         possible = possible & (width > V::zero()) & (height > V::zero());
-        V certain = V::splat(test.rounding) * bound + V::splat(test.floor);
-        if (any(possible & (bound > V::zero()) & (intersection > certain))) return true;
+        if (any(possible & certainly_above(test, intersection, bound))) return true;
         for (unsigned open = mask_bits(possible); open != 0; open &= open - 1) {
             int i = lane + __builtin_ctz(open);
             Corners kept = {block.x1[i], block.y1[i], block.x2[i], block.y2[i]};

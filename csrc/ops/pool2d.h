@@ -1,4 +1,5 @@
 #pragma once
-// The 2-D poolings: max_pool2d.h and avg_pool2d.h, over the rows of pool2d_rows.h.
+// The 2-D poolings: what they compute and how stands in avg_pool2d.h and max_pool2d.h.
 #include "avg_pool2d.h"
 #include "max_pool2d.h"
+#include "max_pool2d_backward.h"

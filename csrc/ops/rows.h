@@ -21,6 +21,10 @@
 //   void emit(form, column, n, out, in, row)     elements of a block
 // where row.peak is filled in by the driver between peak() and sum().
 //
+// `keeps` says that a short row's exponentials are worth keeping (float64, where they are dear):
+//   Sum sum_kept(form, column, n, in, row, hi, lo)   as sum(), and stores them
+//   void emit_kept(form, column, n, out, hi, lo, row)
+//
 // An operation on float32 may also have a way in float32 lanes (float_sums.h), for the rows that it
 // accepts; `float_lanes` says so, and then there are
 //   float_emits                     whether elements are written in float32 lanes too
@@ -29,6 +33,8 @@
 //   void finish_float(form, first, n, sum, accepted, row)   as finish(), for the accepted rows: what
 //                                   emit() needs, with a peak of 0; row.factor; row.float_emit
 //   void patch(column, n, out, stride, lane, row)           elements that are no such product
+#include <cstdint>
+
 #include "../dtypes.h"
 #include "../row_plan.h"
 #include "../runtime/memory.h"
@@ -41,8 +47,12 @@ namespace stableops {
 
 // Elements below which a task is not worth handing over.
 constexpr std::ptrdiff_t task_elements = 16384;
-// Exponentials of rows up to this length are kept for the second pass: they fit L1 beside the row.
-constexpr std::ptrdiff_t kept_columns = 2048;
+// Results from this size on bypass the caches where whole lines are written.
+constexpr std::ptrdiff_t stream_bytes = std::ptrdiff_t{32} << 20;
+// Exponentials of rows up to this length are kept for the second pass: in L1 beside the row for
+// float32, in L2 for float64, where computing them again takes longer.
+template <class C>
+constexpr std::ptrdiff_t kept_columns = sizeof(C) == 8 ? 8192 : 2048;
 // Rows at least this long are worked on along the row, if they are contiguous.
 constexpr std::ptrdiff_t long_row = 96;
 
@@ -232,7 +242,7 @@ struct Tile {
 template <class Isa, class C, bool gather>
 void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptrdiff_t row,
                     std::ptrdiff_t rows, std::ptrdiff_t row_stride, std::ptrdiff_t column,
-                    std::ptrdiff_t cols, std::ptrdiff_t column_stride) {
+                    std::ptrdiff_t cols, std::ptrdiff_t column_stride, bool streams) {
     constexpr std::ptrdiff_t lanes = Tile<Isa, C>::lanes;
     constexpr std::ptrdiff_t size = sizeof(C);
     using V = Vec<Isa, C>;
@@ -247,6 +257,8 @@ void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptr
                 if (own_type && n == lanes) {
                     if constexpr (gather) {
                         __builtin_memcpy(t, at, lanes * size);
+                    } else if (streams && reinterpret_cast<std::uintptr_t>(at) % Isa::bytes == 0) {
+                        stream(reinterpret_cast<C*>(at), loadu<Isa>(t));
                     } else {
                         __builtin_memcpy(at, t, lanes * size);
                     }
@@ -322,6 +334,8 @@ void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptr
 template <class Isa, class C, bool gather>
 void move_tile(const Tile<Isa, C>& tile, const RowShape& shape, const RowOperand& a,
                std::ptrdiff_t first_row, std::ptrdiff_t rows, std::ptrdiff_t column) {
+    bool streams =
+        !gather && shape.rows * shape.cols * element_bytes<Isa>(a.type) >= stream_bytes;
     for (std::ptrdiff_t r = 0; r < rows;) {
         Run kept =
             run_at<Isa>(shape.kept_ndim, shape.kept_size, a.kept_stride, first_row + r, rows - r);
@@ -331,11 +345,12 @@ void move_tile(const Tile<Isa, C>& tile, const RowShape& shape, const RowOperand
             move_rectangle<Isa, C, gather>(tile, a.type, a.data + kept.offset + reduced.offset, r,
                                            kept.length, a.kept_stride[shape.kept_ndim - 1], c,
                                            reduced.length,
-                                           a.reduced_stride[shape.reduced_ndim - 1]);
+                                           a.reduced_stride[shape.reduced_ndim - 1], streams);
             c += reduced.length;
         }
         r += kept.length;
     }
+    if (streams) stream_fence<Isa>();
 }
 
 // Memory that tasks share.
@@ -399,7 +414,8 @@ struct RowDriver {
     Lines lines() const {
         std::ptrdiff_t length = smaller<Isa>(shape.cols, sum_block);
         length = (length + 15) / 16 * 16;
-        std::ptrdiff_t kept = Op::float_lanes && Op::emits ? smaller<Isa>(length, kept_columns) : 0;
+        std::ptrdiff_t kept =
+            (Op::float_lanes || Op::keeps) && Op::emits ? smaller<Isa>(length, kept_columns<C>) : 0;
         C* scratch = static_cast<C*>(thread_scratch(
             static_cast<std::size_t>((inputs + 1) * length + 2 * kept) * sizeof(C)));
         Lines lines;
@@ -472,7 +488,7 @@ struct RowDriver {
         fetch(lines, row, column, n, data);
         std::ptrdiff_t hole = -1;
         if constexpr (Op::has_holes) hole = op.hole(state, 0) - column;
-        if (Op::emits && out != nullptr && shape.cols <= kept_columns)
+        if (Op::emits && out != nullptr && shape.cols <= kept_columns<C>)
             return AlongFloat<Isa>::template block<true>(data[0], n, hole, lines.values, lines.rests);
         return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr);
     }
@@ -483,13 +499,17 @@ struct RowDriver {
         char* row_data = out->data + row_offset<Isa>(shape, *out, row);
         bool direct = in_place(*out);
         C* to = direct ? reinterpret_cast<C*>(row_data) + column : lines.scratch[inputs];
-        if (shape.cols <= kept_columns) {
-            AlongFloat<Isa>::emit(to, n, lines.values, lines.rests, state.factor[0]);
+        // In place, the lines are in the cache already.
+        bool streams = direct && out->data != in[0]->data &&
+                       shape.rows * shape.cols * static_cast<std::ptrdiff_t>(sizeof(C)) >= stream_bytes;
+        if (shape.cols <= kept_columns<C>) {
+            AlongFloat<Isa>::emit(to, n, lines.values, lines.rests, state.factor[0], streams);
         } else {
             const C* data[inputs];
             fetch(lines, row, column, n, data);
-            AlongFloat<Isa>::emit(to, n, data[0], state.factor[0]);
+            AlongFloat<Isa>::emit(to, n, data[0], state.factor[0], streams);
         }
+        if (streams) stream_fence<Isa>();
         op.patch(column, n, to, 1, 0, state);
         if (!direct) scatter_line<Isa>(to, shape, *out, row_data, column, n);
     }
@@ -515,10 +535,27 @@ struct RowDriver {
         emit_block(lines, row, column, state);
     }
 
+    void along_kept(Lines& lines, std::ptrdiff_t row, Row& state) const {
+        const C* data[inputs];
+        std::ptrdiff_t n = shape.cols;
+        fetch(lines, row, 0, n, data);
+        state.peak = op.peak(Form{}, n, data, state);
+        Sum sum = op.sum_kept(Form{}, 0, n, data, state, lines.values, lines.rests);
+        op.finish(Form{}, row, 1, sum, state);
+        char* row_data = out->data + row_offset<Isa>(shape, *out, row);
+        bool direct = in_place(*out);
+        C* to = direct ? reinterpret_cast<C*>(row_data) : lines.scratch[inputs];
+        op.emit_kept(Form{}, 0, n, to, lines.values, lines.rests, state);
+        if (!direct) scatter_line<Isa>(to, shape, *out, row_data, 0, n);
+    }
+
     void along(Lines& lines, std::ptrdiff_t row) const {
         Row state = op.start(Form{}, row, 1);
         if constexpr (Op::float_lanes) {
             if (along_float(lines, row, state)) return;
+        }
+        if constexpr (Op::keeps) {
+            if (out != nullptr && shape.cols <= kept_columns<C>) return along_kept(lines, row, state);
         }
         if constexpr (Op::has_peak) {
             D peak = peak_of_block(lines, row, 0, state);

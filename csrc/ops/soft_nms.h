@@ -1,7 +1,6 @@
 #pragma once
 // Soft non-maximum suppression: the box of the highest score is selected, the scores of the others
-// are multiplied by a factor f of their IoU with it, and so on, until no score is above the
-// minimum.
+// are multiplied by a factor f of their IoU with it, until no score is above the minimum.
 //
 //   linear     f = 1 - IoU if IoU > threshold, else 1
 //   gaussian   f = exp(-IoU^2 / sigma)
@@ -11,11 +10,12 @@
 // Inert boxes (nms.h) have IoU 0 with all. Whether IoU > threshold is decided exactly, as in nms.h;
 // IoU itself is within 16 u (boxes.h), exp within 0.51 ULP.
 //
-// No factor is above 1, so a score that lacks some factors is an upper bound. A heap of such bounds
-// is enough: its top is brought up to date with the boxes selected since it was last looked at; if
-// that changes its score it goes back into the heap, else it is the next selection. Every pair
-// meets at most once, a vector of selected boxes at a time, most boxes are dropped or selected
-// after a few looks, and only pairs that overlap enough cost more than a comparison.
+// No factor is above 1, so a score that lacks some factors is an upper bound. Boxes not yet looked
+// at wait in the order of their scores, the others in a heap of such bounds. The first of all is
+// brought up to date with the boxes selected since it was last looked at; if that changes its score
+// it goes (back) into the heap, else it is the next selection. Every pair meets at most once, a
+// vector of selected boxes at a time, most boxes are dropped or selected after a few looks, and
+// only pairs that overlap enough cost more than a comparison.
 //
 // Reference: Bodla et al., "Soft-NMS: improving object detection with one line of code", ICCV 2017.
 #include "../simd/math.h"
@@ -86,18 +86,28 @@ template <class Isa>
     return a.score > b.score || (a.score == b.score && a.index < b.index);
 }
 
-// Moves the top of a heap of n down to its place.
+// A heap of n whose top is to be replaced by `candidate`.
 template <class Isa>
-void sift_down(SoftCandidate<Isa>* heap, std::ptrdiff_t n) {
-    SoftCandidate<Isa> top = heap[0];
+void sift_down(SoftCandidate<Isa>* heap, std::ptrdiff_t n, const SoftCandidate<Isa>& candidate) {
     std::ptrdiff_t hole = 0;
     for (std::ptrdiff_t child = 1; child < n; child = 2 * hole + 1) {
         if (child + 1 < n && before(heap[child + 1], heap[child])) ++child;
-        if (before(top, heap[child])) break;
+        if (before(candidate, heap[child])) break;
         heap[hole] = heap[child];
         hole = child;
     }
-    heap[hole] = top;
+    heap[hole] = candidate;
+}
+
+// A heap of n to which `candidate` is to be added.
+template <class Isa>
+void sift_up(SoftCandidate<Isa>* heap, std::ptrdiff_t n, const SoftCandidate<Isa>& candidate) {
+    std::ptrdiff_t hole = n;
+    while (hole > 0 && before(candidate, heap[(hole - 1) / 2])) {
+        heap[hole] = heap[(hole - 1) / 2];
+        hole = (hole - 1) / 2;
+    }
+    heap[hole] = candidate;
 }
 
 // The scores' factors, a few at a time for the sake of the vector exponential.
@@ -129,23 +139,28 @@ double decayed(double score, const Box<T>& box, const SelectedBoxes<Isa, T>& sel
     Corners own = corners<Isa>(box);
     GaussianFactors<Isa> factors;
     for (std::ptrdiff_t j = first; j < selected.count; j += V::size) {
-        V width = min(x2, loadu<Isa>(selected.x2 + j)) - max(x1, loadu<Isa>(selected.x1 + j));
+        V width = max(min(x2, loadu<Isa>(selected.x2 + j)) - max(x1, loadu<Isa>(selected.x1 + j)),
+                      V::zero());
         V height = min(y2, loadu<Isa>(selected.y2 + j)) - max(y1, loadu<Isa>(selected.y1 + j));
-        auto open = (width > V::zero()) & (height > V::zero());
-        if (!options.gaussian) {
-            V sum = term + loadu<Isa>(selected.term + j);
-            V intersection = width * height;
-            open = open & (intersection > sum);
-            for (unsigned lanes = mask_bits(open); lanes != 0; lanes &= lanes - 1) {
-                Corners other = selected[j + __builtin_ctz(lanes)];
-                if (iou_exceeds(own, other, test.threshold))
-                    score *= 1 - overlap_iou<Isa, T>(own, other);
-            }
-        } else {
+        V intersection = width * height;
+        V sum = term + loadu<Isa>(selected.term + j);
+        auto open =
+            options.gaussian ? (width > V::zero()) & (height > V::zero()) : intersection > sum;
+        if (!any(open)) continue;
+        if (options.gaussian) {
             for (unsigned lanes = mask_bits(open); lanes != 0; lanes &= lanes - 1) {
                 double iou = overlap_iou<Isa, T>(own, selected[j + __builtin_ctz(lanes)]);
                 factors.exponent[factors.count++] = -(iou * iou) / options.sigma;
                 if (factors.count == factors.capacity) score = factors.apply(score);
+            }
+        } else {
+            open = open & (width > V::zero()) & (height > V::zero());
+            unsigned certain = mask_bits(certainly_above(test, intersection, sum));
+            for (unsigned lanes = mask_bits(open); lanes != 0; lanes &= lanes - 1) {
+                int lane = __builtin_ctz(lanes);
+                Corners other = selected[j + lane];
+                if ((certain >> lane & 1) != 0 || iou_exceeds(own, other, test.threshold))
+                    score *= 1 - overlap_iou<Isa, T>(own, other);
             }
         }
         if (!(score > options.minimum)) return score;
@@ -168,34 +183,45 @@ std::ptrdiff_t soft_nms(std::int64_t* indices, double* decayed_scores, BoxRows<T
     SelectedBoxes<Isa, C> selected(workspace.memory + heap_size, count);
     const IouTest<C> test = make_iou_test<Isa, C>(options.iou_threshold);
 
-    // Descending order is a heap.
-    for (std::ptrdiff_t i = 0; i < count; ++i) heap[i] = {scores[order[i]], order[i], 0};
-    std::ptrdiff_t waiting = count;
+    std::ptrdiff_t waiting = 0;
+    std::ptrdiff_t next = 0;
     std::ptrdiff_t done = 0;
-    while (waiting > 0) {
-        Candidate& top = heap[0];
-        Box<C> box = load_box<Isa>(boxes, top.index);
+    while (waiting > 0 || next < count) {
+        Candidate candidate = {};
+        bool untouched = next < count;
+        if (untouched) {
+            candidate = {scores[order[next]], order[next], 0};
+            untouched = waiting == 0 || before(candidate, heap[0]);
+        }
+        if (untouched) {
+            ++next;
+        } else {
+            candidate = heap[0];
+        }
+        Box<C> box = load_box<Isa>(boxes, candidate.index);
         bool takes_part = !inert<Isa>(box);
-        if (takes_part && top.seen < selected.count) {
-            double score = decayed(top.score, box, selected, top.seen, options, test);
-            bool changed = score != top.score;
-            top.score = score;
-            top.seen = static_cast<std::uint32_t>(selected.count);
-            if (!(score > options.minimum)) {
-                heap[0] = heap[--waiting];
-                sift_down(heap, waiting);
-                continue;
-            }
-            if (changed) {
-                sift_down(heap, waiting);
+        if (takes_part && candidate.seen < selected.count) {
+            double score = decayed(candidate.score, box, selected, candidate.seen, options, test);
+            bool changed = score != candidate.score;
+            candidate.score = score;
+            candidate.seen = static_cast<std::uint32_t>(selected.count);
+            if (changed && score > options.minimum) {
+                if (untouched) {
+                    sift_up(heap, waiting++, candidate);
+                } else {
+                    sift_down(heap, waiting, candidate);
+                }
                 continue;
             }
         }
-        indices[done] = top.index;
-        decayed_scores[done++] = top.score;
+        if (!untouched) {
+            --waiting;
+            sift_down(heap, waiting, heap[waiting]);
+        }
+        if (!(candidate.score > options.minimum)) continue;
+        indices[done] = candidate.index;
+        decayed_scores[done++] = candidate.score;
         if (takes_part) selected.add(box, test_term<Isa>(test, box, 0));
-        heap[0] = heap[--waiting];
-        sift_down(heap, waiting);
     }
     return done;
 }

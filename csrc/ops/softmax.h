@@ -284,6 +284,7 @@ struct Softmax {
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
     static constexpr bool float_lanes = sizeof(C) == 4 && !masked;
+    static constexpr bool keeps = sizeof(C) == 8 && !masked;
     static constexpr bool float_emits = true;
     static constexpr bool has_holes = false;
 
@@ -314,6 +315,33 @@ struct Softmax {
                 sums.lane[slot] = plus(sums.lane[slot], E::exp_difference(x, top));
             });
         return Form::fold(sums.lane, Plus{});
+    }
+    template <class Form>
+    Sum sum_kept(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row, C* hi,
+                 C* lo) const {
+        D top = row.peak;
+        Lanes<Form, Sum> sums(E::zero());
+        Form::each(
+            n,
+            [&](int slot, std::ptrdiff_t column, D x) __attribute__((always_inline)) {
+                Sum e = E::exp_difference(x, top);
+                storeu(hi + column, e.hi);
+                storeu(lo + column, e.lo);
+                sums.lane[slot] = plus(sums.lane[slot], e);
+            },
+            Column<C>{in[0], minus_infinity});
+        return Form::fold(sums.lane, Plus{});
+    }
+    template <class Form>
+    void emit_kept(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* hi, const C* lo,
+                   const Row& row) const {
+        Sum inverse = row.inverse;
+        Form::map(
+            n, out,
+            [&](std::ptrdiff_t, D e, D rest) __attribute__((always_inline)) {
+                return E::rounded_product({e, rest}, inverse);
+            },
+            Column<C>{hi, 0}, Column<C>{lo, 0});
     }
     template <class Form>
     void finish(Form, std::ptrdiff_t, std::ptrdiff_t, Sum sum, Row& row) const {
@@ -362,6 +390,7 @@ struct LogSoftmax {
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
     static constexpr bool float_lanes = sizeof(C) == 4 && !masked;
+    static constexpr bool keeps = false;
     static constexpr bool float_emits = false;
     static constexpr bool has_holes = false;
 
@@ -423,6 +452,7 @@ struct SoftmaxBackward {
     static constexpr bool has_peak = false;
     static constexpr bool emits = true;
     static constexpr bool float_lanes = false;
+    static constexpr bool keeps = false;
 
     struct Row {
         Sum dot;
@@ -469,6 +499,7 @@ struct LogSoftmaxBackward {
     static constexpr bool has_peak = false;
     static constexpr bool emits = true;
     static constexpr bool float_lanes = false;
+    static constexpr bool keeps = false;
 
     struct Row {
         Sum total;

@@ -107,6 +107,7 @@ struct IndexLabels {
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
     static constexpr bool float_lanes = sizeof(C) == 4;
+    static constexpr bool keeps = sizeof(C) == 8;
     static constexpr bool float_emits = true;
     static constexpr bool has_holes = true;
 
@@ -174,6 +175,38 @@ struct IndexLabels {
             },
             Column<C>{in[0], minus_infinity});
         return Form::fold(sums.lane, Plus{});
+    }
+    template <class Form>
+    Sum sum_kept(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row, C* hi,
+                 C* lo) const {
+        D top = row.peak, label = row.label;
+        Lanes<Form, Sum> sums(E::zero());
+        Form::each(
+            n,
+            [&](int slot, std::ptrdiff_t column, D v) __attribute__((always_inline)) {
+                Number e = E::exp_difference(v, top);
+                storeu(hi + column, e.hi);
+                storeu(lo + column, e.lo);
+                sums.lane[slot] =
+                    plus(sums.lane[slot], E::masked(Form::columns(column) != label, e));
+            },
+            Column<C>{in[0], minus_infinity});
+        return Form::fold(sums.lane, Plus{});
+    }
+    template <class Form>
+    void emit_kept(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* hi, const C* lo,
+                   const Row& row) const {
+        D label = row.label, label_gradient = row.label_gradient;
+        Mask<Isa, double> used = row.label >= D::zero();
+        Number inverse = row.inverse;
+        Form::map(
+            n, out,
+            [&](std::ptrdiff_t column, D e, D rest) __attribute__((always_inline)) {
+                D g = E::rounded_product({e, rest}, inverse);
+                g = select(Form::columns(column) == label, label_gradient, g);
+                return select(used, g, D::zero());
+            },
+            Column<C>{hi, 0}, Column<C>{lo, 0});
     }
     template <class Form>
     void finish(Form, std::ptrdiff_t first, std::ptrdiff_t n, Sum others, Row& row) const {
@@ -278,6 +311,7 @@ struct WeightLabels {
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
     static constexpr bool float_lanes = false;
+    static constexpr bool keeps = false;
 
     const CrossEntropyArguments& arguments;
     P label_share;   // 1 - s

@@ -30,8 +30,8 @@ template <class Isa>
     return reciprocal_fast(Vec<Isa, double>::splat(1) + exp_fast(-x));
 }
 
-// softplus for results in float32: relative error below 2^-44.8 (exp 2^-45.7, log1p 2^-46.0). x >= -700
-// or NaN.
+// softplus for results in float32: relative error below 2^-44.8 (exp 2^-45.7, log1p 2^-46.0) for
+// |x| <= 700 or NaN; below it is softplus(-700).
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> softplus_fast_clamped(Vec<Isa, double> x) {
     using D = Vec<Isa, double>;
@@ -212,6 +212,10 @@ struct Sigmoid {
     [[gnu::always_inline]] static inline Vec<Isa, double> fast(Vec<Isa, double> x) {
         return sigmoid_fast_clamped(x);
     }
+    // Also where the result is subnormal in float32.
+    [[gnu::always_inline]] static inline Vec<Isa, double> fast_everywhere(Vec<Isa, double> x) {
+        return sigmoid_fast(x);
+    }
     [[gnu::always_inline]] static inline Scaled<Isa> pair(Vec<Isa, double> x) {
         return sigmoid_pair(x, exp_of_minus_abs(x));
     }
@@ -227,6 +231,9 @@ template <class Isa>
 struct Softplus {
     static constexpr float largest = __builtin_inff();
     [[gnu::always_inline]] static inline Vec<Isa, double> fast(Vec<Isa, double> x) {
+        return softplus_fast_clamped(x);
+    }
+    [[gnu::always_inline]] static inline Vec<Isa, double> fast_everywhere(Vec<Isa, double> x) {
         return softplus_fast_clamped(x);
     }
     [[gnu::always_inline]] static inline Scaled<Isa> pair(Vec<Isa, double> x) {
@@ -283,8 +290,8 @@ template <class Isa, Storage T, class Function>
         Scaled<Isa> y = Function::pair(x);
         return ldexp(y.value, y.exponent);
     } else if constexpr (!std::is_same_v<T, float>) {
-        FloatHalves<Isa, Function> y(x);
-        return narrow_to_odd(y.low, y.high);
+        return narrow_to_odd(Function::fast_everywhere(widen_low(x)),
+                             Function::fast_everywhere(widen_high(x)));
     } else if constexpr (requires(Mask<Isa, float> uncertain) { Function::float32(x, uncertain); }) {
         Mask<Isa, float> uncertain;
         Vec<Isa, float> y = Function::float32(x, uncertain);

@@ -3,8 +3,8 @@
 //
 // A row is not loaded whole. Each vector is put together from 16-byte pieces of rows 4 (float64: 2)
 // apart, so that the pieces are already in their final 128-bit lane, and what is left are shuffles
-// inside lanes: half as many as transposing whole rows takes, and inserting a piece from memory runs
-// on two ports where a shuffle runs on one.
+// inside lanes: half as many as transposing whole rows takes, and inserting a piece from memory
+// runs on two ports where a shuffle runs on one.
 #include "vec.h"
 
 namespace stableops {

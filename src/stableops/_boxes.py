@@ -41,7 +41,7 @@ def box_area(boxes: ArrayLike) -> Any:
 
     Notes
     -----
-    Error below 0.501 ULP, in float64 below 1.5 ULP. The area of float16 boxes is infinite above
+    Error below 0.501 ULP, in float64 below 2.5 ULP. The area of float16 boxes is infinite above
     65504; convert them to float32 first if they are that large.
 
     Examples

@@ -1,0 +1,244 @@
+#pragma once
+// The correlation (conv_problem.h) with output channels in the lanes and output pixels in the rows
+// of a tile.
+//
+// A task owns a block of pixels times a range of channels and keeps three things in L2: its window
+// of the input, one panel of packed weights, and the sums. Where the window of all channels would
+// not fit, terms are taken in chunks that end on a block of the canonical sum, and the sums wait in
+// between.
+#include "../runtime/memory.h"
+#include "conv_plan.h"
+
+namespace stableops {
+
+// y(pixel i, channel j) = sums[i][j] + bias[j], for `rows` pixels and `lanes` channels.
+template <class Isa, class T>
+void store_tile(T* y, std::ptrdiff_t pixel_stride, std::ptrdiff_t channel_stride,
+                std::ptrdiff_t rows, std::ptrdiff_t lanes, const Compute<T>* sums,
+                std::ptrdiff_t pitch, const Compute<T>* bias) {
+    using V = Vec<Isa, Compute<T>>;
+    constexpr std::ptrdiff_t n = V::size;
+    if (channel_stride == 1) {
+        for (std::ptrdiff_t i = 0; i < rows; ++i) {
+            T* to = y + i * pixel_stride;
+            const Compute<T>* from = sums + i * pitch;
+            for_each_vec<Isa, n>(lanes, [&](std::ptrdiff_t j, auto which) {
+                V v = loadu<Isa>(from + j);
+                if (bias) v = v + loadu<Isa>(bias + j);
+                store(to + j, v, which);
+            });
+        }
+        return;
+    }
+    for (std::ptrdiff_t j = 0; j < lanes; j += n) {
+        const std::ptrdiff_t columns = smaller(n, lanes - j);
+        for (std::ptrdiff_t i = 0; i < rows; i += n) {
+            const FirstLanes pixels{static_cast<int>(smaller(n, rows - i))};
+            T* to = y + i * pixel_stride + j * channel_stride;
+            V column[n];
+            transpose<Isa>(sums + i * pitch + j, pitch, column);
+            if (bias) {
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) column[k] = column[k] + V::splat(bias[j + k]);
+            }
+            if (pixel_stride == 1 && columns == n) {
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) store(to + k * channel_stride, column[k], pixels);
+            } else {
+                T line[n * n];
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) store(line + k * n, column[k], AllLanes{});
+                for (std::ptrdiff_t k = 0; k < columns; ++k)
+                    for (int q = 0; q < pixels.count; ++q)
+                        to[k * channel_stride + q * pixel_stride] = line[k * n + q];
+            }
+        }
+    }
+}
+
+// Where the pixels of a block lie in the scratch and in y: rows of `length` pixels. Rows and images
+// that follow each other without a gap in both become one row, so that tiles are full.
+struct PixelRows {
+    std::ptrdiff_t images, rows, length;
+};
+
+static inline PixelRows pixel_rows(const Block& b, const PatchLayout& layout, const Strides4& y) {
+    PixelRows r{b.images, b.rows, b.columns};
+    const std::ptrdiff_t step = layout.w.out_step * layout.pitch.w;
+    if (r.rows > 1 && layout.h.out_step * layout.pitch.h == r.length * step &&
+        y.h == r.length * y.w) {
+        r.length *= r.rows;
+        r.rows = 1;
+    }
+    if (r.images > 1 && r.rows == 1 && layout.pitch.n == r.length * step && y.n == r.length * y.w) {
+        r.length *= r.images;
+        r.images = 1;
+    }
+    return r;
+}
+
+// The tiles of one panel, over all pixels of the block: tile(scratch offset, y offset, rows).
+template <class Isa, class Body>
+[[gnu::always_inline]] inline void for_each_tile(const PixelRows& r, const PatchLayout& layout,
+                                                 const Strides4& y, Body&& tile) {
+    const std::ptrdiff_t count = ceil_div(r.length, TileLimits<Isa>::rows(2));
+    const std::ptrdiff_t size = r.length / count;
+    const std::ptrdiff_t larger_ones = r.length % count;
+    const std::ptrdiff_t step = layout.w.out_step * layout.pitch.w;
+    for (std::ptrdiff_t n = 0; n < r.images; ++n)
+        for (std::ptrdiff_t h = 0; h < r.rows; ++h) {
+            std::ptrdiff_t from = n * layout.pitch.n + h * layout.h.out_step * layout.pitch.h;
+            std::ptrdiff_t to = n * y.n + h * y.h;
+            for (std::ptrdiff_t i = 0; i < count; ++i) {
+                const std::ptrdiff_t rows = size + (i < larger_ones);
+                tile(from, to, rows);
+                from += rows * step;
+                to += rows * y.w;
+            }
+        }
+}
+
+// A 1x1 layer without padding can be read where it lies, unless the rows of a tile would fall into
+// few sets of the cache (tiles of 14 rows, 64 sets of 64 bytes).
+template <class Isa, class T>
+bool reads_in_place(const Correlation<T>& p) {
+    if (!std::is_same_v<T, Compute<T>> || p.h.taps != 1 || p.w.taps != 1) return false;
+    if (p.h.first < 0 || (p.h.out - 1) * p.h.stride + p.h.first >= p.h.in || p.w.first < 0 ||
+        (p.w.out - 1) * p.w.stride + p.w.first >= p.w.in)
+        return false;
+    const std::ptrdiff_t step = p.w.stride * p.x_stride.w * static_cast<std::ptrdiff_t>(sizeof(T));
+    const std::ptrdiff_t channel = p.x_stride.c < 0 ? -p.x_stride.c : p.x_stride.c;
+    return (step == 0 || step % 2048 != 0) &&
+           channel < (std::ptrdiff_t{1} << 30) / larger(p.in_channels, 1);
+}
+
+template <class Isa, class T>
+void correlate_channels(const Correlation<T>& p, Block b) {
+    using C = Compute<T>;
+    constexpr std::ptrdiff_t vector = Vec<Isa, C>::size;
+    constexpr std::ptrdiff_t size = sizeof(C);
+    constexpr std::ptrdiff_t tile_rows = TileLimits<Isa>::rows(2);
+    b.images = smaller(b.images, p.images - b.n);
+    b.rows = smaller(b.rows, p.h.out - b.h);
+    b.columns = smaller(b.columns, p.w.out - b.w);
+    b.channels = smaller(b.channels, p.out_channels - b.k);
+    if (b.images <= 0 || b.rows <= 0 || b.columns <= 0 || b.channels <= 0) return;
+
+    const bool channels_innermost = p.x_stride.c == 1 && p.x_stride.w != 1 && p.in_channels > 1;
+    const bool direct = reads_in_place<Isa>(p);
+    const Window rows = outer_window(p.h, b.h, b.h + b.rows);
+    const Window columns = channels_innermost ? outer_window(p.w, b.w, b.w + b.columns)
+                                              : inner_window(p.w, b.w, b.w + b.columns);
+    const std::ptrdiff_t taps = p.h.taps * p.w.taps;
+    const std::ptrdiff_t terms = p.terms();
+
+    std::ptrdiff_t chunk = larger(terms, 1);
+    const std::ptrdiff_t window_channels =
+        window_bytes / size / larger(b.images * rows.size * columns.size, 1);
+    if (!direct && window_channels < p.in_channels)
+        chunk = smaller(chunk, larger((window_channels - 1) * taps, 1));
+    // Low tiles read the panel so often that it should stay in L1. A handful of pixels hardly read
+    // it at all: then the weights should come from memory in long runs.
+    const bool few_pixels = b.images * b.rows * b.columns <= 8;
+    chunk = smaller(chunk, panel_bytes / size / (2 * vector) * (few_pixels ? 4 : 1) /
+                               (b.columns < 10 && !few_pixels ? 4 : 2));
+    if (chunk < terms) chunk = larger(chunk / block_terms, 1) * block_terms;
+    const std::ptrdiff_t chunks = larger(ceil_div(terms, chunk), 1);
+    const std::ptrdiff_t chunk_channels =
+        taps == 0 ? 0 : smaller(p.in_channels, (chunk + taps - 2) / taps + 1);
+    PatchLayout layout =
+        patch_layout<Isa, C>(rows, columns, b.images, chunk_channels, channels_innermost);
+    if (direct) {
+        layout.pitch = p.x_stride;
+        layout.h.out_step = p.h.stride;
+        layout.w.out_step = p.w.stride;
+    }
+
+    const PixelRows pixels = pixel_rows(b, layout, p.y_stride);
+    const std::ptrdiff_t tiles = pixels.images * pixels.rows * ceil_div(pixels.length, tile_rows);
+    const int vectors = pixels.length <= TileLimits<Isa>::rows(4) ? 4 : 2;
+    const std::ptrdiff_t lanes = vectors * vector;
+    // One vector more than a tile: the transposing store reads whole squares.
+    const std::ptrdiff_t tile_size = larger(tile_rows, vector) * lanes;
+    const std::ptrdiff_t panels = ceil_div(b.channels, lanes);
+    std::ptrdiff_t group = panels;
+    if (chunks > 1) group = smaller(panels, larger(sums_bytes / size / (tiles * tile_size), 1));
+
+    const std::ptrdiff_t window_size = direct               ? 0
+                                       : channels_innermost ? b.images * layout.pitch.n
+                                                            : chunk_channels * layout.pitch.c;
+    const std::ptrdiff_t sums_size = (chunks > 1 ? group * tiles : 1) * tile_size;
+    char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
+        (window_size + chunk * lanes + sums_size + lanes) * size + chunk * 4 + 5 * 64)));
+    C* window = carve<C>(scratch, window_size);
+    const C* source = window;
+    C* panel = carve<C>(scratch, chunk * lanes);
+    C* sums = carve<C>(scratch, sums_size);
+    C* bias = carve<C>(scratch, lanes);
+    std::int32_t* offset = carve<std::int32_t>(scratch, chunk);
+
+    const TermMatrix<T> weight = join_axes<Isa>(p.weight);
+    const std::ptrdiff_t step = layout.w.out_step * layout.pitch.w;
+    bool repair = false;
+    for (std::ptrdiff_t group_begin = 0; group_begin < panels; group_begin += group) {
+        const std::ptrdiff_t group_end = smaller(group_begin + group, panels);
+        for (std::ptrdiff_t q = 0; q < chunks; ++q) {
+            const std::ptrdiff_t first = q * chunk;
+            const std::ptrdiff_t last = smaller(first + chunk, terms);
+            if (first < last && (chunks > 1 || group_begin == 0)) {
+                const std::ptrdiff_t c0 = first / taps;
+                const T* x = p.x + b.n * p.x_stride.n + c0 * p.x_stride.c;
+                if constexpr (std::is_same_v<T, C>)
+                    if (direct)
+                        source = x + (b.h * p.h.stride + p.h.first) * p.x_stride.h +
+                                 (b.w * p.w.stride + p.w.first) * p.x_stride.w;
+                if (!direct)
+                    copy_patches<Isa>(window, layout, x, p.x_stride, p.h, p.w, b.images,
+                                      (last - 1) / taps + 1 - c0);
+                std::ptrdiff_t c = 0;
+                std::ptrdiff_t r = first / p.w.taps % p.h.taps;
+                std::ptrdiff_t s = first % p.w.taps;
+                for (std::ptrdiff_t t = 0; t < last - first; ++t) {
+                    offset[t] = static_cast<std::int32_t>(
+                        direct ? c * p.x_stride.c
+                               : c * layout.pitch.c + rows.of(b.h, r) * layout.pitch.h +
+                                     columns.of(b.w, s) * layout.pitch.w);
+                    if (++s == p.w.taps) {
+                        s = 0;
+                        if (++r == p.h.taps) {
+                            r = 0;
+                            ++c;
+                        }
+                    }
+                }
+            }
+            for (std::ptrdiff_t i = group_begin; i < group_end; ++i) {
+                const std::ptrdiff_t k = b.k + i * lanes;
+                const std::ptrdiff_t used = smaller(lanes, b.k + b.channels - k);
+                const int used_vectors = static_cast<int>(ceil_div(used, vector));
+                pack_panel<Isa>(panel, weight, k, used, first, last, used_vectors);
+                if (p.bias && q == chunks - 1)
+                    pack_run<Isa>(bias, p.bias + k * p.bias_stride, p.bias_stride, 0, used, 1,
+                                  used_vectors);
+                T* y = p.y + b.n * p.y_stride.n + k * p.y_stride.c + b.h * p.y_stride.h +
+                       b.w * p.y_stride.w;
+                C* slot = sums + (chunks > 1 ? (i - group_begin) * tiles * tile_size : 0);
+                for_each_tile<Isa>(
+                    pixels, layout, p.y_stride,
+                    [&](std::ptrdiff_t from, std::ptrdiff_t to, std::ptrdiff_t count) {
+                        tile_function<Isa, C>(static_cast<int>(count), used_vectors)(
+                            slot, source + from, offset, step, panel, last - first, q > 0);
+                        if (q == chunks - 1 && p.outside_is_nothing && !repair)
+                            repair = has_nan<Isa>(slot, count * used_vectors);
+                        if (q == chunks - 1)
+                            store_tile<Isa>(y + to, p.y_stride.w, p.y_stride.c, count, used, slot,
+                                            used_vectors * vector, p.bias ? bias : nullptr);
+                        if (chunks > 1) slot += tile_size;
+                    });
+            }
+        }
+    }
+    if (repair) repair_borders<Isa>(p, b);
+}
+
+}  // namespace stableops

@@ -1,0 +1,116 @@
+#pragma once
+// How a correlation is cut into tasks, by its shape only.
+#include "conv_problem.h"
+
+namespace stableops {
+
+// Bytes of L2 that a task plans with: window, panel, sums. Together about 1 MB, which fits the
+// second level of every x86-64 core in use but the smallest, where it spills into the third.
+constexpr std::ptrdiff_t window_bytes = 512 << 10;
+constexpr std::ptrdiff_t panel_bytes = 128 << 10;
+constexpr std::ptrdiff_t sums_bytes = 512 << 10;
+
+// Multiply-adds of a task that are worth handing to another thread (some 50 us).
+constexpr std::ptrdiff_t task_work = std::ptrdiff_t{1} << 22;
+
+struct BlockPlan {
+    std::ptrdiff_t images, rows, columns, channels;
+    std::ptrdiff_t image_blocks, row_blocks, column_blocks, channel_blocks;
+    bool pixel_lanes;
+
+    [[gnu::always_inline]] inline std::ptrdiff_t tasks() const {
+        return image_blocks * row_blocks * column_blocks * channel_blocks;
+    }
+    [[gnu::always_inline]] inline Block block(std::ptrdiff_t task) const {
+        const std::ptrdiff_t k = task % channel_blocks;
+        task /= channel_blocks;
+        const std::ptrdiff_t w = task % column_blocks;
+        task /= column_blocks;
+        return {task / row_blocks * images,
+                task % row_blocks * rows,
+                w * columns,
+                k * channels,
+                images,
+                rows,
+                columns,
+                channels};
+    }
+};
+
+// Term offsets into the weights are 32-bit; beyond that the other form packs them.
+template <class Isa, class T>
+bool offsets_fit(const TermMatrix<T>& m) {
+    constexpr std::ptrdiff_t limit = std::ptrdiff_t{1} << 30;
+    for (int i = 0; i < 3; ++i) {
+        const std::ptrdiff_t stride = m.stride[i] < 0 ? -m.stride[i] : m.stride[i];
+        if (m.count[i] > 1 && stride > limit / (3 * m.count[i])) return false;
+    }
+    return true;
+}
+
+// Whether lanes should be pixels (conv_pixel_lanes.h), by what each form costs beside the
+// arithmetic, as a share of it, measured on AVX-512. Lanes of channels: packing a weight costs as
+// much as 12 pixels of arithmetic with it, transposing an output as much as 20 terms. Lanes of
+// pixels: packing a patch costs as much as 4 channels, 20 where it comes from a window.
+template <class Isa, class T>
+bool prefer_pixel_lanes(const Correlation<T>& p) {
+    if (!std::is_same_v<T, Compute<T>> || p.y_stride.w != 1 || !offsets_fit<Isa>(p.weight) ||
+        (p.x_stride.c == 1 && p.x_stride.w != 1) || inner_window(p.w, 0, p.w.out).apart)
+        return false;
+    constexpr std::ptrdiff_t vector = Vec<Isa, Compute<T>>::size;
+    const std::ptrdiff_t plane = p.h.out * p.w.out;
+    const std::ptrdiff_t pixels = plane * (plane < 256 ? smaller(p.images, 16) : 1);
+    auto with_idle_lanes = [](std::ptrdiff_t used) {
+        return static_cast<double>(ceil_div(used, vector) * vector) / static_cast<double>(used);
+    };
+    const double packed_weights = 12.0 / static_cast<double>(smaller(pixels, 1024));
+    const double transposition = 20.0 / static_cast<double>(larger(p.terms(), 1));
+    const bool copied = p.h.taps * p.w.taps > 1 || p.h.stride * p.w.stride > 1;
+    const double channels = static_cast<double>(p.out_channels);
+    const double packed_patches = copied ? 0.1 + 20 / channels : 0.02 + 4 / channels;
+    return with_idle_lanes(pixels) * (1 + packed_patches) <
+           with_idle_lanes(p.out_channels) * (1 + packed_weights + transposition);
+}
+
+template <class Isa, class T>
+BlockPlan plan_blocks(const Correlation<T>& p) {
+    using C = Compute<T>;
+    constexpr std::ptrdiff_t vector = Vec<Isa, C>::size;
+    constexpr std::ptrdiff_t size = sizeof(C);
+    const std::ptrdiff_t taps = larger(p.h.taps * p.w.taps, 1);
+    BlockPlan plan{};
+    plan.pixel_lanes = prefer_pixel_lanes<Isa>(p);
+    // Enough pixels to hide the packing of weights. Lanes of pixels have none to hide, but keep the
+    // sums of all channels of a block if its terms come in chunks.
+    std::ptrdiff_t block_pixels = 1024;
+    if (plan.pixel_lanes && p.terms() > 2 * block_terms)
+        block_pixels =
+            larger(smaller(block_pixels, sums_bytes / size / p.out_channels), 6 * vector);
+    // A window of one row and of the channels that one block of terms needs must fit.
+    const std::ptrdiff_t least_channels = smaller(p.in_channels, block_terms / taps + 2);
+    const std::ptrdiff_t places =
+        window_bytes / size / larger(least_channels * larger(p.h.taps, 1), 1);
+    plan.columns = smaller(p.w.out, larger(places / p.w.stride, 2 * TileLimits<Isa>::rows(2)));
+    plan.columns = smaller(plan.columns, block_pixels);
+    plan.column_blocks = ceil_div(p.w.out, plan.columns);
+    plan.columns = ceil_div(p.w.out, plan.column_blocks);
+    plan.rows = smaller(p.h.out, larger(block_pixels / plan.columns, 1));
+    plan.row_blocks = ceil_div(p.h.out, plan.rows);
+    plan.rows = ceil_div(p.h.out, plan.row_blocks);
+    plan.images = 1;
+    if (plan.row_blocks == 1 && plan.column_blocks == 1)
+        plan.images = smaller(p.images, larger(block_pixels / (p.h.out * p.w.out), 1));
+    plan.image_blocks = ceil_div(p.images, plan.images);
+
+    // Splitting the channels repeats the copy of the window, splitting the pixels repeats the
+    // packing.
+    const std::ptrdiff_t work = plan.images * plan.rows * plan.columns * p.terms();
+    const std::ptrdiff_t least = ceil_div(larger(task_work / larger(work, 1), 1), 4 * vector);
+    plan.channels = smaller(larger(least, 2) * 4 * vector, p.out_channels);
+    const std::ptrdiff_t pixel_tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks;
+    if (pixel_tasks >= 32) plan.channels = p.out_channels;
+    plan.channel_blocks = ceil_div(p.out_channels, plan.channels);
+    return plan;
+}
+
+}  // namespace stableops
