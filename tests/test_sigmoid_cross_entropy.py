@@ -282,6 +282,21 @@ def test_sizes_and_threads(dtype, threads):
     so.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_neighbours_do_not_count(dtype):
+    """Regression: a lane that cancels took the whole vector along the careful way, signs of zeros
+    included."""
+    x = np.full(64, -1.0, dtype)
+    y = np.full(64, 0.5, dtype)
+    w = np.zeros(64, dtype)
+    alone = so.sigmoid_cross_entropy(x, y, weight=w, reduction="sum", return_grad=True)[1]
+    x[5] = 0
+    x[40] = 0
+    among = so.sigmoid_cross_entropy(x, y, weight=w, reduction="sum", return_grad=True)[1]
+    rest = x != 0
+    assert same_bits(among[rest], alone[rest])
+
+
 def test_gradient_of_none_is_that_of_the_sum():
     x, y = soft_cases(np.float32)
     none = so.sigmoid_cross_entropy(x, y, reduction="none", return_grad=True)[1]

@@ -212,15 +212,19 @@ template <class Isa>
     grad = ldexp(mul(mul_to_infinity(r.grad.value, weight), options.grad_scale), r.grad.exponent);
 }
 
-template <class Isa, Storage T>
-[[gnu::noinline]] void cross_entropy_careful(CrossEntropyVectors<Isa, T>& v,
-                                             const CrossEntropyOptions<Isa>& options) {
-    Vec<Isa, double> grad[2];
-    cross_entropy_part(widen_low(v.x), widen_low(v.y), widen_low(v.weight),
-                       widen_low(v.pos_weight), options, v.loss[0], grad[0]);
-    cross_entropy_part(widen_high(v.x), widen_high(v.y), widen_high(v.weight),
-                       widen_high(v.pos_weight), options, v.loss[1], grad[1]);
-    v.grad = narrow(grad[0], grad[1]);
+// The lanes of `where` again, in the float64 way; the others keep what they have, or an element's bits would
+// depend on its neighbours.
+template <class Isa>
+[[gnu::noinline]] void cross_entropy_careful(Vec<Isa, double> x, Vec<Isa, double> y,
+                                             Vec<Isa, double> weight, Vec<Isa, double> pos_weight,
+                                             Mask<Isa, double> where,
+                                             const CrossEntropyOptions<Isa>& options,
+                                             Pair<Isa>& loss, Vec<Isa, double>& grad) {
+    Pair<Isa> careful_loss;
+    Vec<Isa, double> careful_grad;
+    cross_entropy_part(x, y, weight, pos_weight, options, careful_loss, careful_grad);
+    loss = select(where, careful_loss, loss);
+    grad = select(where, careful_grad, grad);
 }
 
 // The float32 way of one part; returns where the float64 way is needed. Beyond |x| = 700, where the
@@ -261,16 +265,22 @@ template <bool with_grad, class Isa, Storage T>
     if constexpr (std::is_same_v<T, double>) {
         cross_entropy_part(v.x, v.y, v.weight, v.pos_weight, options, v.loss[0], v.grad);
     } else {
-        Vec<Isa, double> grad[2] = {};
-        Mask<Isa, double> low = cross_entropy_fast<with_grad>(
-            widen_low(v.x), widen_low(v.y), widen_low(v.weight), widen_low(v.pos_weight), options,
-            v.loss[0], grad[0]);
-        Mask<Isa, double> high = cross_entropy_fast<with_grad>(
-            widen_high(v.x), widen_high(v.y), widen_high(v.weight), widen_high(v.pos_weight),
-            options, v.loss[1], grad[1]);
+        using D = Vec<Isa, double>;
+        D grad[2] = {};
+        const D x[2] = {widen_low(v.x), widen_high(v.x)};
+        const D y[2] = {widen_low(v.y), widen_high(v.y)};
+        const D weight[2] = {widen_low(v.weight), widen_high(v.weight)};
+        const D pos_weight[2] = {widen_low(v.pos_weight), widen_high(v.pos_weight)};
+        Mask<Isa, double> cancels[2];
+        for (int part = 0; part < 2; ++part)
+            cancels[part] = cross_entropy_fast<with_grad>(x[part], y[part], weight[part],
+                                                          pos_weight[part], options, v.loss[part],
+                                                          grad[part]);
+        if (any(cancels[0] | cancels[1])) [[unlikely]]
+            for (int part = 0; part < 2; ++part)
+                cross_entropy_careful(x[part], y[part], weight[part], pos_weight[part],
+                                      cancels[part], options, v.loss[part], grad[part]);
         v.grad = narrow(grad[0], grad[1]);
-        if (any(low | high)) [[unlikely]]
-            cross_entropy_careful<Isa, T>(v, options);
     }
 }
 

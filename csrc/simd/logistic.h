@@ -139,20 +139,18 @@ template <class Isa>
     return any_without(select(also, I::splat(0), b), I::splat((2 * half - 1) & ~(2 * error - 1)));
 }
 
-// 2^(j/count) for a table of `count` lanes: rounded to float32, with j steps taken off its exponent bits so
-// that adding n = count k + j, shifted, gives 2^(n/count); and what the rounding left, relative to it.
-template <int count>
-struct ExpTable {
-    std::int32_t high[count];
-    float low[count];
+// 2^(j/16) rounded to float32, with j steps taken off its exponent bits so that adding n = 16 k + j,
+// shifted, gives 2^(n/16); and what the rounding left, relative to it.
+struct SixteenthPowers {
+    std::int32_t high[16];
+    float low[16];
 };
-template <int count>
-constexpr ExpTable<count> exp_table = [] {
-    ExpTable<count> table = {};
-    for (int j = 0; j < count; ++j) {
-        const double exact = sixteenth_powers[j * (16 / count)];
+constexpr SixteenthPowers power_table = [] {
+    SixteenthPowers table = {};
+    for (int j = 0; j < 16; ++j) {
+        const double exact = sixteenth_powers[j];
         const float high = static_cast<float>(exact);
-        table.high[j] = __builtin_bit_cast(std::int32_t, high) - j * ((1 << 23) / count);
+        table.high[j] = __builtin_bit_cast(std::int32_t, high) - (j << 19);
         table.low[j] = static_cast<float>((exact - high) / exact);
     }
     return table;
@@ -160,12 +158,11 @@ constexpr ExpTable<count> exp_table = [] {
 
 // sigmoid in float32 lanes, twice as fast as in float64 lanes and right where a lane of `uncertain` is 0.
 //
-// With a table of N powers, u = exp(-x) = T (1 + r) (1 + small): T = 2^(n/N), |r| <= ln 2 / 2N exactly,
-// small = r^2 q(r) + n (the rest of ln 2 / N) + (the rest of T), at most 2^-12 (N = 16) or 2^-10.
-// 1 + u is kept as d + d_lo: 1 + T with its error, then T r by fma with its error, then T small. Of
-// the quotient, y = q + q e with q = 1 / d rounded and e = 1 - q (d + d_lo), to its third power where
-// d_lo is as large as 2^-10. All roundings are of terms below 2^-12 (2^-10): relative error of
-// the unrounded y below 2^-33.5 (measured 2^-33.6 for both N).
+// u = exp(-x) = T (1 + r + small): T = 2^(n/16), |r| <= ln 2 / 32 without error, and small = r^2 q(r) +
+// (1 + r) (n (the rest of ln 2 / 16) + the rest of T), at most 2^-12. 1 + u is kept as d + d_lo: 1 + T
+// with its error, then T r by fma with its error, then T small. The quotient is q + q (e + e^2) with
+// q = 1 / d rounded and e = 1 - q (d + d_lo) below 2^-12. All roundings are of terms of that size, so
+// the relative error of the unrounded y, eight of them, is below 2^-33; measured 2^-33.6.
 //
 // What rounding y took off is `rest`; y is certain unless it grows to half a unit when made larger by
 // 2^-8, which is at least 2^-33 of y. Below -60 nothing is certain: rest would become subnormal.
@@ -174,24 +171,17 @@ template <class Isa>
                                                               Mask<Isa, float>& uncertain) {
     using V = Vec<Isa, float>;
     using I = Mask<Isa, float>;
-    constexpr int count = V::size;
     constexpr float ln2_float = static_cast<float>(ln2_high);
     constexpr float ln2_rest = static_cast<float>(ln2_high - ln2_float);
     const V one = V::splat(1), magic = V::splat(0x1.8p23f);
     V clamped = min(V::splat(60), x);
-    V t = fma(clamped, V::splat(static_cast<float>(-log2_e * count)), magic);
+    V t = fma(clamped, V::splat(static_cast<float>(-16 * log2_e)), magic);
     V n = t - magic;
-    V r = fma(n, V::splat(-ln2_float / count), -clamped);
-    V q;
-    if constexpr (count == 16) {
-        q = horner(exp_16_tail, r);
-    } else {
-        q = horner(exp_8_tail, r);
-    }
+    V r = fma(n, V::splat(-ln2_float / 16), -clamped);
+    V q = horner(exp_sixteenth_tail, r);
     I index = bits(t);
-    I high = lookup(loadu<Isa>(exp_table<count>.high), index);
-    V power = from_bits<float>(high + (index << (count == 16 ? 19 : 20)));
-    V low = fma(n, V::splat(-ln2_rest / count), lookup(loadu<Isa>(exp_table<count>.low), index));
+    V power = from_bits<float>(lookup<Isa>(power_table.high, index) + (index << 19));
+    V low = fma(n, V::splat(-ln2_rest / 16), lookup<Isa>(power_table.low, index));
     V small = fma(low, r, fma(r * r, q, low));
     V sum = one + power;
     V sum_lo = min(one, power) - (sum - max(one, power));
@@ -199,7 +189,7 @@ template <class Isa>
     V d_lo = fma(power, small, fma(power, r, sum - d) + sum_lo);
     V inverse = one / d;
     V e = fma(-inverse, d_lo, fma(-inverse, d, one));
-    e = count == 16 ? fma(e, e, e) : fma(fma(e, e, e), e, e);
+    e = fma(e, e, e);
     V y = fma(e, inverse, inverse);
     V rest = fma(e, inverse, inverse - y);
     V grown = fma(rest, V::splat(1 + 0x1p-8f), y);

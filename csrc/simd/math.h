@@ -58,16 +58,10 @@ constexpr double sixteenth_powers[] = {
     0x1.d5818dcfba487p+0,
     0x1.ea4afa2a490dap+0};
 // exp(r) = 1 + r + r^2 q(r), |r| <= ln 2 / 32, q in float32: relative error 2^-37.47
-constexpr double exp_16_tail[] = {
+constexpr double exp_sixteenth_tail[] = {
     0x1.0000000000000p-1,
     0x1.55571e0000000p-3,
     0x1.55576c0000000p-5};
-// exp(r) = 1 + r + r^2 q(r), |r| <= ln 2 / 16, q in float32: relative error 2^-37.83
-constexpr double exp_8_tail[] = {
-    0x1.0000000000000p-1,
-    0x1.5555560000000p-3,
-    0x1.555cf20000000p-5,
-    0x1.11167a0000000p-7};
 // expm1(r) = r + r^2 q(r), |r| <= ln 2 / 2: relative error 2^-49.35
 constexpr double expm1_fast_tail[] = {
     0x1.fffffffffffbfp-2,

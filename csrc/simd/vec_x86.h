@@ -283,21 +283,26 @@ template <class Isa>
     }
 }
 
-// Whether a register is a table: lane i of lookup(table, index) is table[index[i] mod lanes].
+// table[index mod 16] for every lane, from registers.
 template <class Isa>
 constexpr bool has_lookup = Isa::bytes > 16;
 template <class Isa, class T>
-[[gnu::always_inline]] inline Vec<Isa, T> lookup(Vec<Isa, T> table, Vec<Isa, std::int32_t> index) {
+[[gnu::always_inline]] inline Vec<Isa, T> lookup(const T (&table)[16],
+                                                 Vec<Isa, std::int32_t> index) {
     static_assert(sizeof(T) == 4 && has_lookup<Isa>);
     using Raw = typename Vec<Isa, T>::Raw;
     if constexpr (Isa::bytes == 64) {
-        return {reinterpret_cast<Raw>(
-            _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(index.raw),
-                                     reinterpret_cast<__m512i>(table.raw)))};
+        return {reinterpret_cast<Raw>(_mm512_permutexvar_epi32(
+            reinterpret_cast<__m512i>(index.raw), _mm512_loadu_si512(table)))};
     } else {
-        return {reinterpret_cast<Raw>(
-            _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(table.raw),
-                                        reinterpret_cast<__m256i>(index.raw)))};
+        __m256i i = reinterpret_cast<__m256i>(index.raw);
+        __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table));
+        __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table + 8));
+        // The bit of value 8 goes where the blend looks for it.
+        return {reinterpret_cast<Raw>(_mm256_blendv_ps(
+            _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(low, i)),
+            _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(high, i)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))))};
     }
 }
 
