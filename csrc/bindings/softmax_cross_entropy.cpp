@@ -3,6 +3,7 @@
 
 #include "../kernels.h"
 #include "families.h"
+#include "function.h"
 #include "row_arrays.h"
 
 namespace stableops {
@@ -172,7 +173,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
 }  // namespace
 
 void bind_softmax_cross_entropy(py::module_& m) {
-    m.def("softmax_cross_entropy", &softmax_cross_entropy);
+    def<softmax_cross_entropy>(m, "softmax_cross_entropy");
 }
 
 }  // namespace stableops
