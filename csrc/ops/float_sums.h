@@ -197,7 +197,9 @@ struct AcrossFloat {
         ExpFloatTables<Isa> tables;
         D low[sum_lanes], high[sum_lanes];
         V left[sum_lanes];
-        for (int j = 0; j < sum_lanes; ++j) {
+        // Very short rows leave lanes empty; a sum of positive terms does not change without them.
+        int used = static_cast<int>(n < sum_lanes ? n : sum_lanes);
+        for (int j = 0; j < used; ++j) {
             low[j] = high[j] = D::zero();
             left[j] = V::zero();
         }
@@ -222,13 +224,19 @@ struct AcrossFloat {
             low[j] += load_widened<Isa>(passing);
             high[j] += load_widened<Isa>(passing + size / 2);
         }
-        for (int j = 0; j < sum_lanes; ++j) {
+        for (int j = 0; j < used; ++j) {
             low[j] += widen_low(left[j]);
             high[j] += widen_high(left[j]);
         }
-        sums[0] = {Across<Isa, float>::fold(low, Plus{}), widen_low(largest), widen_low(smallest)};
-        sums[1] = {Across<Isa, float>::fold(high, Plus{}), widen_high(largest),
-                   widen_high(smallest)};
+        for (int apart = sum_lanes / 2; apart >= 1; apart /= 2) {
+            for (int j = 0; j < apart && j + apart < used; ++j) {
+                low[j] += low[j + apart];
+                high[j] += high[j + apart];
+            }
+            used = used < apart ? used : apart;
+        }
+        sums[0] = {low[0], widen_low(largest), widen_low(smallest)};
+        sums[1] = {high[0], widen_high(largest), widen_high(smallest)};
     }
 
     struct Factor {

@@ -88,10 +88,9 @@ struct Run {
     std::ptrdiff_t length;
 };
 template <class Isa>
-Run run_at(int ndim, const std::ptrdiff_t* size, const std::ptrdiff_t* stride, std::ptrdiff_t index,
-           std::ptrdiff_t left) {
+[[gnu::noinline]] Run run_at_any(int ndim, const std::ptrdiff_t* size, const std::ptrdiff_t* stride,
+                               std::ptrdiff_t index, std::ptrdiff_t left) {
     std::ptrdiff_t last = size[ndim - 1];
-    if (ndim == 1) return {index * stride[0], smaller<Isa>(last - index, left)};
     std::ptrdiff_t at = index % last;
     std::ptrdiff_t offset = at * stride[ndim - 1];
     std::ptrdiff_t rest = index / last;
@@ -100,6 +99,13 @@ Run run_at(int ndim, const std::ptrdiff_t* size, const std::ptrdiff_t* stride, s
         rest /= size[d];
     }
     return {offset, smaller<Isa>(last - at, left)};
+}
+template <class Isa>
+[[gnu::always_inline]] inline Run run_at(int ndim, const std::ptrdiff_t* size,
+                                         const std::ptrdiff_t* stride, std::ptrdiff_t index,
+                                         std::ptrdiff_t left) {
+    if (ndim == 1) return {index * stride[0], smaller<Isa>(size[0] - index, left)};
+    return run_at_any<Isa>(ndim, size, stride, index, left);
 }
 template <class Isa>
 std::ptrdiff_t row_offset(const RowShape& shape, const RowOperand& a, std::ptrdiff_t row) {
@@ -197,16 +203,38 @@ void write_elements(char* to, Element type, const C* from, std::ptrdiff_t stride
     write_line<Isa, C>(to, from, stride, n);
 }
 
-// One value a row, for operands without columns.
+// One element.
 template <class Isa, class C>
-C read_row_value(const RowShape& shape, const RowOperand& a, std::ptrdiff_t row) {
+[[gnu::always_inline]] inline C read_element(const RowOperand& a, const char* at) {
     C value;
-    read_elements<Isa>(&value, a.type, a.data + row_offset<Isa>(shape, a, row), 0, 1);
+    if (a.type == storage_of<C>) {
+        __builtin_memcpy(&value, at, sizeof(C));
+    } else {
+        read_elements<Isa>(&value, a.type, at, 0, 1);
+    }
     return value;
 }
 template <class Isa, class C>
-void write_row_value(const RowShape& shape, const RowOperand& a, std::ptrdiff_t row, C value) {
-    write_elements<Isa>(a.data + row_offset<Isa>(shape, a, row), a.type, &value, 0, 1);
+[[gnu::always_inline]] inline C read_element(const RowShape& shape, const RowOperand& a,
+                                             std::ptrdiff_t row, std::ptrdiff_t column) {
+    Run run = run_at<Isa>(shape.reduced_ndim, shape.reduced_size, a.reduced_stride, column, 1);
+    return read_element<Isa, C>(a, a.data + row_offset<Isa>(shape, a, row) + run.offset);
+}
+// One value a row, for operands without columns.
+template <class Isa, class C>
+[[gnu::always_inline]] inline C read_row_value(const RowShape& shape, const RowOperand& a,
+                                               std::ptrdiff_t row) {
+    return read_element<Isa, C>(a, a.data + row_offset<Isa>(shape, a, row));
+}
+template <class Isa, class C>
+[[gnu::always_inline]] inline void write_row_value(const RowShape& shape, const RowOperand& a,
+                                                   std::ptrdiff_t row, C value) {
+    char* at = a.data + row_offset<Isa>(shape, a, row);
+    if (a.type == storage_of<C>) {
+        __builtin_memcpy(at, &value, sizeof(C));
+    } else {
+        write_elements<Isa>(at, a.type, &value, 0, 1);
+    }
 }
 
 // Columns [column, column + n) of one row.
@@ -384,8 +412,10 @@ template <class Isa>
 struct SharedBlock {
     void* data;
 
-    explicit SharedBlock(std::size_t bytes) : data(acquire_block(bytes)) {}
-    ~SharedBlock() { release_block(data); }
+    explicit SharedBlock(std::size_t bytes) : data(bytes == 0 ? nullptr : acquire_block(bytes)) {}
+    ~SharedBlock() {
+        if (data != nullptr) release_block(data);
+    }
     SharedBlock(const SharedBlock&) = delete;
     SharedBlock& operator=(const SharedBlock&) = delete;
 };

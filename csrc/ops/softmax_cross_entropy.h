@@ -138,11 +138,8 @@ struct IndexLabels {
             std::ptrdiff_t row = first + j;
             std::int64_t k = arguments.indices[row];
             if (k == arguments.ignore_index) continue;
-            const RowShape& shape = *arguments.shape;
-            C value;
-            gather_line<Isa>(&value, shape, x, x.data + row_offset<Isa>(shape, x, row), k, 1);
             label[j] = static_cast<double>(k);
-            logit[j] = value;
+            logit[j] = read_element<Isa, C>(*arguments.shape, x, row, k);
             weight[j] = arguments.weight == nullptr
                             ? 1
                             : static_cast<double>(static_cast<const C*>(arguments.weight)[k]);
@@ -529,10 +526,13 @@ struct CrossEntropy {
         P divisor = a.reduction == Reduction::mean ? denominator() : splat<Isa>(1, 0);
         P scale = div(splat<Isa>(1, 0), divisor);
         P total = splat<Isa>(0, 0);
+        // A few rows need no memory from elsewhere.
+        constexpr std::ptrdiff_t few = 256;
+        double near[2 * few];
         std::ptrdiff_t held = smaller<Isa>(rows, slab_rows);
-        SharedBlock<Isa> block(2 * sizeof(double) * static_cast<std::size_t>(larger<Isa, std::ptrdiff_t>(held, 1)));
+        SharedBlock<Isa> block(held <= few ? 0 : 2 * sizeof(double) * static_cast<std::size_t>(held));
         LossSlab slab;
-        slab.hi = static_cast<double*>(block.data);
+        slab.hi = held <= few ? near : static_cast<double*>(block.data);
         slab.lo = slab.hi + held;
         for (slab.first = 0; slab.first < rows; slab.first += slab_rows) {
             std::ptrdiff_t count = smaller<Isa>(slab_rows, rows - slab.first);
