@@ -189,7 +189,7 @@ def constants():
 
     c, error = exp_tail(1, 9, exp)
     yield "exp_fast_tail", c, f"exp(r) = 1 + r q(r), |r| <= ln 2 / 2: {report(error)}"
-    yield "sixteenth_powers", [to_double(mpf(2) ** (mpf(j) / 16)) for j in range(16)], "2^(j/16)"
+    yield "power_steps", [to_double(mpf(2) ** (mpf(j) / 32)) for j in range(32)], "2^(j/32)"
     c, error = exp_table_tail(16, 4)
     yield (
         "exp_sixteenth_tail",

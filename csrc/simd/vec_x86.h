@@ -287,17 +287,19 @@ template <class Isa>
     }
 }
 
-// table[index mod 16] for every lane, from registers.
+// table[index mod size] for every lane, from registers; tables have `lookup_size` words, 0 where there are
+// no such instructions.
 template <class Isa>
-constexpr bool has_lookup = Isa::bytes > 16;
-template <class Isa, class T>
-[[gnu::always_inline]] inline Vec<Isa, T> lookup(const T (&table)[16],
+constexpr int lookup_size = Isa::bytes == 64 ? 32 : Isa::bytes == 32 ? 16 : 0;
+template <class Isa, class T, int size>
+[[gnu::always_inline]] inline Vec<Isa, T> lookup(const T (&table)[size],
                                                  Vec<Isa, std::int32_t> index) {
-    static_assert(sizeof(T) == 4 && has_lookup<Isa>);
+    static_assert(sizeof(T) == 4 && size == lookup_size<Isa>);
     using Raw = typename Vec<Isa, T>::Raw;
     if constexpr (Isa::bytes == 64) {
-        return {reinterpret_cast<Raw>(_mm512_permutexvar_epi32(
-            reinterpret_cast<__m512i>(index.raw), _mm512_loadu_si512(table)))};
+        return {reinterpret_cast<Raw>(_mm512_permutex2var_epi32(
+            _mm512_loadu_si512(table), reinterpret_cast<__m512i>(index.raw),
+            _mm512_loadu_si512(table + 16)))};
     } else {
         __m256i i = reinterpret_cast<__m256i>(index.raw);
         __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table));
