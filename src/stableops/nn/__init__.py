@@ -15,6 +15,7 @@ from stableops.nn._optimizers import SGD, Adam
 from stableops.nn._pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d, Upsample
 from stableops.nn._summary import LayerSummary, Summary, summary
 from stableops.nn._training import Step, accuracy, fit, predict, train_step
+from stableops.nn._weights import load_weights, save_weights
 
 __all__ = [
     "Adam",
@@ -52,7 +53,9 @@ __all__ = [
     "Upsample",
     "accuracy",
     "fit",
+    "load_weights",
     "predict",
+    "save_weights",
     "summary",
     "train_step",
 ]
