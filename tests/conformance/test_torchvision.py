@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stableops import models
+from stableops import models, nn
 from tests.conformance.peer_torchvision import models as peers
 from tests.conformance.peer_torchvision import torch
 
@@ -68,3 +68,60 @@ def test_logits(name, dtype):
     assert distance(logits, expected) <= BOUNDS[dtype]
     # Batch norm folded and the rest fused: the same to the same bound.
     assert distance(net.compile()(x), expected) <= BOUNDS[dtype]
+
+
+FAMILIES = ["alexnet", "vgg11", "vgg11_bn", "googlenet", "resnet18", "resnet50", "densenet121"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_of_a_training_step(name):
+    """Of all parameters, of the running statistics, and of the picture, in float64."""
+    dtype = "float64"
+    peer = make_peer(name, dtype).train()
+    net = make_ours(name, peer, dtype)
+    for modules, kind in ((peer.modules(), torch.nn.Dropout), (walk(net), nn.Dropout)):
+        for module in modules:
+            if isinstance(module, kind):
+                module.p, module.rng = 0.0, np.random.default_rng(0)
+    x, labels = pictures(4, dtype), np.array([0, 1, 2, 3])
+
+    picture = torch.from_numpy(x).requires_grad_()
+    outputs = peer(picture)
+    weights = {"logits": 1.0, "aux_logits1": 0.3, "aux_logits2": 0.3}
+    if name != "googlenet":
+        loss = torch.nn.functional.cross_entropy(outputs, torch.from_numpy(labels))
+    else:
+        loss = sum(
+            weight
+            * torch.nn.functional.cross_entropy(getattr(outputs, key), torch.from_numpy(labels))
+            for key, weight in weights.items()
+        )
+    loss.backward()
+
+    criterion = nn.CrossEntropyLoss()
+    value = criterion(net(x), labels)
+    grad = criterion.backward()
+    for module in walk(net):
+        if isinstance(module, nn.AuxiliaryHead):
+            value += 0.3 * criterion(module.logits, labels)
+            module.grad_logits = 0.3 * criterion.backward()
+    grad_picture = net.backward(grad)
+
+    assert value == pytest.approx(loss.item(), rel=1e-13)
+    assert distance(grad_picture, picture.grad.numpy()) <= BOUNDS[dtype]
+    gradients = net.gradients()
+    # The second bound is for small gradients. A bias before a batch norm has no effect: rounding is
+    # all there is of its gradient.
+    largest = max(np.abs(p.grad.numpy()).max() for p in peer.parameters())
+    for key, parameter in peer.named_parameters():
+        expected = parameter.grad.numpy()
+        error = np.abs(gradients[key] - expected).max()
+        assert error <= BOUNDS[dtype] * largest, key
+        assert error <= 1e-10 * np.abs(expected).max() + 1e-15 * largest, key
+    state = net.state_dict()
+    for key, buffer in peer.named_buffers():
+        assert distance(state[key], buffer.numpy()) <= BOUNDS[dtype], key
+
+
+def walk(net):
+    return [module for _, module in net.named_modules()]

@@ -164,13 +164,17 @@ class LayerNorm(Norm):
         self.normalized_shape = normalized_shape
 
     def forward(self, x: Array) -> Array:
-        self.keep(x)
-        y: Array = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        y: Array
+        y, mean, rstd = F.layer_norm(
+            x, self.normalized_shape, self.weight, self.bias, self.eps, return_stats=True
+        )
+        self.keep((x, mean, rstd))
         return y
 
     def backward(self, grad_output: Array) -> Any:
+        x, mean, rstd = self.kept()
         grad, *gradients = F.layer_norm_backward(
-            grad_output, self.kept(), self.normalized_shape, self.weight, self.eps
+            grad_output, x, self.normalized_shape, self.weight, mean, rstd
         )
         self.store_gradients(*gradients)
         return grad
@@ -211,13 +215,17 @@ class GroupNorm(Norm):
         self.num_groups = num_groups
 
     def forward(self, x: Array) -> Array:
-        self.keep(x)
-        y: Array = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        y: Array
+        y, mean, rstd = F.group_norm(
+            x, self.num_groups, self.weight, self.bias, self.eps, return_stats=True
+        )
+        self.keep((x, mean, rstd))
         return y
 
     def backward(self, grad_output: Array) -> Any:
+        x, mean, rstd = self.kept()
         grad, *gradients = F.group_norm_backward(
-            grad_output, self.kept(), self.num_groups, self.weight, self.eps
+            grad_output, x, self.num_groups, self.weight, mean, rstd
         )
         self.store_gradients(*gradients)
         return grad

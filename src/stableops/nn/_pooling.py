@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import stableops as F
 from stableops.nn._convolution import pair
@@ -160,7 +160,7 @@ class Upsample(Module):
         self,
         size: Any = None,
         scale_factor: Any = None,
-        mode: str = "nearest",
+        mode: Literal["nearest", "bilinear"] = "nearest",
         align_corners: bool = False,
     ) -> None:
         super().__init__()
@@ -173,7 +173,13 @@ class Upsample(Module):
         return y
 
     def backward(self, grad_output: Array) -> Any:
-        return F.interpolate_backward(grad_output, self.kept(), self.mode, self.align_corners)
+        return F.interpolate_backward(
+            grad_output,
+            self.kept(),
+            self.mode,
+            self.align_corners,
+            scale_factor=self.scale_factor,
+        )
 
     def window(self) -> Window | None:
         if self.scale_factor is None:
