@@ -24,6 +24,9 @@ __all__ = ["add_commands"]
 LEARNERS = [name for name, (_, shape) in models.NETWORKS.items() if shape[0] == 1]
 """Networks for pictures of one channel."""
 
+RATES = {"lenet5": 0.02, "lenet5_1998": 0.001}
+"""Learning rates where the usual one is too large: of networks without batch norm."""
+
 
 def add_commands(commands: Commands) -> None:
     """Add the commands to the parser of ``python -m stableops``."""
@@ -94,14 +97,15 @@ def _run_training(options: argparse.Namespace) -> None:
         raise ValueError(msg)
     weights = options.weights or Path(f"{options.network}-{options.data}.npz")
     unfinished = weights.with_suffix(".unfinished.npz")
+    # Before any work goes into it.
+    nn.save_weights(weights.with_name("." + weights.name), {})
+    weights.with_name("." + weights.name).unlink()
     make, shape = models.NETWORKS[options.network]
     data = load_dataset(options.data, shape[-1])
     generator = _generator_of(options.seed)
 
     net = make(rng=generator(0xFFFFFFFF))
-    # Without batch norm a large step early on is the end.
-    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for _, module in net.named_modules())
-    rate = options.rate or (0.1 if has_batch_norm else 0.02)
+    rate = options.rate or RATES.get(options.network, 0.1)
     optimizer = nn.SGD(net, rate, momentum=0.9, weight_decay=1e-4)
     settings = [options.data, options.epochs, options.batch, rate, options.seed]
     history = _resume(unfinished, net, optimizer, settings)

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from stableops import nn
 from stableops.models._begin import begin
+from stableops.models._units import Unit, normalised, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
-
-    Unit = Callable[..., nn.Module]
 
 __all__ = ["googlenet", "inception", "inception_v1"]
 
@@ -48,20 +47,6 @@ def inception(unit: Unit, channels: int, widths: tuple[int, ...], large: int = 5
             unit(channels, reduce5, 1), unit(reduce5, five, large, padding=large // 2)
         ),
         branch4=nn.Sequential(nn.MaxPool2d(3, 1, padding=1), unit(channels, pooled, 1)),
-    )
-
-
-def plain(channels: int, width: int, kernel_size: int, **settings: Any) -> nn.Sequential:
-    """Convolution and rectifier."""
-    return nn.Sequential(conv=nn.Conv2d(channels, width, kernel_size, **settings), relu=nn.ReLU())
-
-
-def normalised(channels: int, width: int, kernel_size: int, **settings: Any) -> nn.Sequential:
-    """Convolution, batch norm and rectifier."""
-    return nn.Sequential(
-        conv=nn.Conv2d(channels, width, kernel_size, bias=False, **settings),
-        bn=nn.BatchNorm2d(width, eps=1e-3),
-        relu=nn.ReLU(),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stableops import nn
 from stableops.models._begin import begin
+from stableops.models._units import Unit, plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,16 +15,14 @@ __all__ = ["nin", "nin_block"]
 
 
 def nin_block(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
+    unit: Unit, channels: int, widths: tuple[int, int, int], kernel_size: int, **settings: Any
 ) -> nn.Sequential:
     """A convolution and two of 1x1: a small dense network that looks at every place."""
+    first, second, third = widths
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding),
-        nn.ReLU(),
-        nn.Conv2d(out_channels, out_channels, 1),
-        nn.ReLU(),
-        nn.Conv2d(out_channels, out_channels, 1),
-        nn.ReLU(),
+        unit(channels, first, kernel_size, **settings),
+        unit(first, second, 1),
+        unit(second, third, 1),
     )
 
 
@@ -48,23 +47,15 @@ def nin(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> n
     >>> sum(array.size for array in models.nin().parameters().values())
     7595176
     """
-    last = nn.Sequential(
-        nn.Conv2d(384, 1024, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(1024, 1024, 1),
-        nn.ReLU(),
-        nn.Conv2d(1024, num_classes, 1),
-        nn.ReLU(),
-    )
     net = nn.Sequential(
-        block1=nin_block(3, 96, 11, stride=4),
+        block1=nin_block(plain, 3, (96, 96, 96), 11, stride=4),
         pool1=nn.MaxPool2d(3, stride=2),
-        block2=nin_block(96, 256, 5, padding=2),
+        block2=nin_block(plain, 96, (256, 256, 256), 5, padding=2),
         pool2=nn.MaxPool2d(3, stride=2),
-        block3=nin_block(256, 384, 3, padding=1),
+        block3=nin_block(plain, 256, (384, 384, 384), 3, padding=1),
         pool3=nn.MaxPool2d(3, stride=2),
         dropout=nn.Dropout(0.5),
-        block4=last,
+        block4=nin_block(plain, 384, (1024, 1024, num_classes), 3, padding=1),
         avgpool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
     )

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from stableops import nn
 from stableops.models._begin import begin
+from stableops.models._units import normalised
 from stableops.models.densenet import dense_block, transition
-from stableops.models.googlenet import inception, normalised
+from stableops.models.googlenet import inception
 from stableops.models.nin import nin_block
 from stableops.models.resnet import basic, stage
 from stableops.models.vgg import vgg_features
@@ -40,13 +41,11 @@ def small_vgg(num_classes: int = 10, *, rng: Rng = None) -> nn.Sequential:
 
 
 def small_nin(num_classes: int = 10, *, rng: Rng = None) -> nn.Sequential:
-    """Three blocks of NiN; takes (N, 1, 28, 28)."""
+    """Two blocks of NiN with batch norm; takes (N, 1, 28, 28)."""
     net = nn.Sequential(
-        block1=nin_block(1, 32, 5, padding=2),
-        pool1=nn.MaxPool2d(3, 2, padding=1),
-        block2=nin_block(32, 64, 3, padding=1),
-        pool2=nn.MaxPool2d(3, 2, padding=1),
-        conv=nn.Conv2d(64, num_classes, 3, padding=1),
+        block1=nin_block(normalised, 1, (16, 16, 16), 5, stride=2, padding=2),
+        block2=nin_block(normalised, 16, (32, 32, 32), 3, stride=2, padding=1),
+        conv=nn.Conv2d(32, num_classes, 3, padding=1),
         avgpool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
     )
