@@ -173,7 +173,7 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
             set_rows(shape, result_rows, 0, grad_x, 1, grad);
             run(shape, [&] {
                 kernels.grad_input(grad_x.data<T>(), grad.data<const T>(), weight.data<const T>(),
-                                   shape);
+                                   nullptr, shape);
             });
         }
         merge_rows(walked, rows);
