@@ -27,6 +27,8 @@ constexpr Kernels kernels_of(const char* level) {
         .weighted_boxes_fusion = KernelTable<Isa, WeightedBoxesFusionKernels>::kernels,
         .pool2d = KernelTable<Isa, PerDtype<Pool2dKernels>>::kernels,
         .integer_pool2d = KernelTable<Isa, IntegerPool2dKernels>::kernels,
+        .norm = KernelTable<Isa, PerCompute<NormKernels>>::kernels,
+        .interpolate = KernelTable<Isa, PerDtype<InterpolateKernels>>::kernels,
     };
 }
 

@@ -10,8 +10,10 @@
 #include "dtypes.h"
 #include "elementwise_plan.h"
 #include "isa/levels.h"
+#include "norm_plan.h"
 #include "pool2d_shape.h"
 #include "reduction.h"
+#include "resize_shape.h"
 #include "row_plan.h"
 
 namespace stableops {
@@ -28,6 +30,15 @@ struct ElementwiseKernels {
     void (*softplus)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*softplus_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
                               const T* x);
+    void (*leaky_relu)(const ElementwisePlan<2>& plan, T* y, const T* x, double negative_slope);
+    void (*leaky_relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                                const T* x, double negative_slope);
+    void (*prelu)(const ElementwisePlan<3>& plan, T* y, const T* x, const T* weight);
+    void (*prelu_backward)(const ElementwisePlan<4>& plan, T* grad_x, const T* grad_y, const T* x,
+                           const T* weight);
+    // mask: booleans, in bytes.
+    void (*dropout)(const ElementwisePlan<3>& plan, T* y, const T* x, const std::uint8_t* mask,
+                    double scale);
 };
 
 // Loss and gradient in one pass; ops/sigmoid_cross_entropy.h tells what may be null.
@@ -38,12 +49,14 @@ struct SigmoidCrossEntropyKernels {
                                   const T* pos_weight, bool negatives, Reduction reduction);
 };
 
-// Arrays start at element (0, 0, 0, 0). `bias` may be null. Linear layers are convolutions too: their
+// Arrays start at element (0, 0, 0, 0). `bias` may be null; that of grad_input, which a transposed
+// convolution has, is added to grad_x. Linear layers are convolutions too: their
 // rows are the pixels, their features the channels of a 1x1 kernel.
 template <Storage T>
 struct Conv2dKernels {
     void (*conv2d)(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape);
-    void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape);
+    void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const T* bias,
+                       const Conv2dShape& shape);
     void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
     void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
 };
@@ -113,6 +126,14 @@ struct Pool2dKernels {
                                 const T* grad_y, const ImageStrides& stride);
 };
 
+template <Storage T>
+struct InterpolateKernels {
+    void (*nearest)(T* y, const T* x, const ResizeShape& shape);
+    void (*nearest_backward)(T* grad_x, const T* grad_y, const ResizeShape& shape);
+    void (*bilinear)(T* y, const T* x, const ResizeShape& shape);
+    void (*bilinear_backward)(T* grad_x, const T* grad_y, const ResizeShape& shape);
+};
+
 // Maxima of integers are taken in integers.
 struct IntegerPool2dKernels {
     void (*max_pool2d)(const Pool2dShape& shape, std::int64_t* y, std::int64_t* indices,
@@ -167,6 +188,36 @@ struct CrossEntropyKernels {
     void (*softmax_cross_entropy)(const CrossEntropyArguments& arguments);
 };
 
+// mean, rstd and variance have a value a row, in the order (sample, group). The result may not be an
+// input.
+struct NormKernels {
+    // Statistics of the rows, and y = (x - mean) rstd weight + bias. variance (biased) may be nullptr.
+    void (*normalize)(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+                      const NormAffine& affine, double eps, double* mean, double* rstd,
+                      double* variance);
+    // The same with known statistics, for one sample.
+    void (*transform)(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+                      const NormAffine& affine, double eps, const double* mean,
+                      const double* variance);
+    // Gradients through normalize, or (constant) through transform. grad_x may be nullptr, and
+    // grad_weight and grad_bias, which have affine.count elements.
+    void (*backward)(const NormShape& shape, const NormOperand* grad_x, const NormOperand& grad_y,
+                     const NormOperand& x, const NormAffine& affine, const double* mean,
+                     const double* rstd, bool constant, double* grad_weight, double* grad_bias);
+    // The sum of grad_y x over the elements of each row that are not positive: prelu's grad_weight.
+    void (*negative_sums)(const NormShape& shape, const NormOperand& grad_y, const NormOperand& x,
+                          double* sums);
+    // running += momentum (factor statistic - running).
+    void (*update_running)(std::ptrdiff_t count, double* running, const double* statistic,
+                           double factor, double momentum);
+    // Windows along the groups.
+    void (*local_response_norm)(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+                                const LocalResponse& rule);
+    void (*local_response_norm_backward)(const NormShape& shape, const NormOperand& grad_x,
+                                         const NormOperand& grad_y, const NormOperand& x,
+                                         const LocalResponse& rule);
+};
+
 // One family of row kernels for each type that is computed in.
 template <class Family>
 struct PerCompute {
@@ -196,6 +247,8 @@ struct Kernels {
     const WeightedBoxesFusionKernels& weighted_boxes_fusion;
     const PerDtype<Pool2dKernels>& pool2d;
     const IntegerPool2dKernels& integer_pool2d;
+    const PerCompute<NormKernels>& norm;
+    const PerDtype<InterpolateKernels>& interpolate;
 };
 
 // The table in use: the best level of this CPU, or the one that STABLEOPS_ISA names.

@@ -3,8 +3,8 @@
 
 #include "../conv2d_shape.h"
 #include "../kernels.h"
-#include "array.h"
 #include "families.h"
+#include "function.h"
 #include "output_mask.h"
 
 namespace stableops {
@@ -120,6 +120,10 @@ std::array<Padding, 2> padding_of(const py::object& value, const Pair& in, const
     return {ends(both[0]), ends(both[1])};
 }
 
+Strides4 weight_strides(const FloatArray& weight) {
+    return {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+}
+
 // Everything but the strides of y.
 Conv2dShape checked_shape(const FloatArray& input, const FloatArray& weight,
                           const Settings& settings) {
@@ -183,7 +187,7 @@ Conv2dShape checked_shape(const FloatArray& input, const FloatArray& weight,
     shape.dilation_w = dilation[1];
     shape.groups = groups;
     shape.x = x.stride;
-    shape.weight = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+    shape.weight = weight_strides(weight);
     return shape;
 }
 
@@ -216,7 +220,7 @@ py::object conv2d(const py::object& input_object, const py::object& weight_objec
     cast_to(weight, dtype);
     cast_to(bias, dtype);
     shape.x = Image(x, "input").stride;
-    shape.weight = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+    shape.weight = weight_strides(weight);
 
     const npy_intp sizes[] = {shape.batch, shape.out_channels, shape.out_h, shape.out_w};
     const int ndim = x.ndim();
@@ -264,19 +268,18 @@ py::tuple conv2d_backward(const py::object& grad_object, const py::object& input
         if (mask[0]) {
             FloatArray grad_x = new_array(dtype, x.ndim(), x.shape(), &x);
             shape.x = Image(grad_x, "input").stride;
-            shape.weight = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+            shape.weight = weight_strides(weight);
             if (x.size() > 0)
                 run(shape, [&] {
                     kernels.grad_input(grad_x.data<T>(), grad.data<const T>(),
-                                       weight.data<const T>(), shape);
+                                       weight.data<const T>(), nullptr, shape);
                 });
             result[0] = grad_x.owner;
         }
         if (mask[1]) {
             FloatArray grad_weight = new_array(dtype, 4, weight.shape(), &weight);
             shape.x = Image(x, "input").stride;
-            shape.weight = {grad_weight.stride(0), grad_weight.stride(1), grad_weight.stride(2),
-                            grad_weight.stride(3)};
+            shape.weight = weight_strides(grad_weight);
             if (weight.size() > 0)
                 run(shape, [&] {
                     kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(),
@@ -295,17 +298,184 @@ py::tuple conv2d_backward(const py::object& grad_object, const py::object& input
     return result;
 }
 
+// The convolution that a transposed one is the gradient of: its output is our input, its input our
+// output. Everything but the strides of arrays.
+Conv2dShape transposed_shape(const FloatArray& input, const FloatArray& weight,
+                             const Settings& settings, const py::object& output_padding) {
+    const Image y(input, "input");
+    if (weight.ndim() != 4)
+        throw py::value_error("weight has shape " + shape_text(weight) +
+                              "; it must be (C, K / groups, R, S)");
+    const npy_intp* k = weight.shape();
+    if (y.channels % settings.groups != 0 || y.channels != k[0])
+        throw py::value_error("input has shape " + shape_text(input) + " and weight has shape " +
+                              shape_text(weight) + " with groups=" +
+                              std::to_string(settings.groups) +
+                              "; the weight's first size must be the input's channels, a multiple "
+                              "of groups");
+    const Pair pad = pair_of(settings.padding, "padding", 0);
+    const Pair extra = pair_of(output_padding, "output_padding", 0);
+    Pair size{};
+    for (int d = 0; d < 2; ++d) {
+        const std::ptrdiff_t taps = k[2 + d];
+        if (taps < 1 || taps > largest_setting)
+            throw py::value_error("weight has shape " + shape_text(weight) +
+                                  "; its kernel must have 1 to " +
+                                  std::to_string(largest_setting) + " rows and columns");
+        if (extra[d] >= settings.stride[d] && extra[d] >= settings.dilation[d])
+            refuse("output_padding", output_padding, "it must be less than stride or dilation");
+        if (y.size[d] < 1 || y.size[d] > largest_setting)
+            throw py::value_error("input has shape " + shape_text(input) +
+                                  "; its images must have at least one row and one column");
+        size[d] = (y.size[d] - 1) * settings.stride[d] - 2 * pad[d] +
+                  settings.dilation[d] * (taps - 1) + extra[d] + 1;
+        if (size[d] < 1)
+            throw py::value_error("input has shape " + shape_text(input) + " and padding=" +
+                                  text_of(py::repr(settings.padding)) +
+                                  " leaves a result of size " + std::to_string(size[d]) +
+                                  "; it must be at least 1");
+    }
+    Conv2dShape shape{};
+    shape.batch = y.batch;
+    shape.out_channels = y.channels;
+    shape.out_h = y.size[0];
+    shape.out_w = y.size[1];
+    shape.in_channels = k[1] * settings.groups;
+    shape.in_h = size[0];
+    shape.in_w = size[1];
+    shape.kernel_h = k[2];
+    shape.kernel_w = k[3];
+    shape.stride_h = settings.stride[0];
+    shape.stride_w = settings.stride[1];
+    shape.pad_top = pad[0];
+    shape.pad_left = pad[1];
+    shape.dilation_h = settings.dilation[0];
+    shape.dilation_w = settings.dilation[1];
+    shape.groups = settings.groups;
+    return shape;
+}
+
+py::object conv_transpose2d(const py::object& input_object, const py::object& weight_object,
+                            const py::object& bias_object, const py::object& stride,
+                            const py::object& padding, const py::object& output_padding,
+                            const py::object& groups, const py::object& dilation) {
+    FloatArray x = as_float_array(input_object, "input");
+    FloatArray weight = as_float_array(weight_object, "weight");
+    const bool has_bias = !bias_object.is_none();
+    FloatArray bias = has_bias ? as_float_array(bias_object, "bias") : weight;
+    Conv2dShape shape =
+        transposed_shape(x, weight, settings_of(stride, padding, dilation, groups), output_padding);
+    const npy_intp channels[] = {shape.in_channels};
+    if (has_bias && (bias.ndim() != 1 || bias.shape()[0] != shape.in_channels))
+        throw py::value_error("bias has shape " + shape_text(bias) + "; it must be " +
+                              shape_text(1, channels));
+    const FloatArray* const all[] = {&x, &weight, &bias};
+    const Dtype dtype = promoted(all);
+    cast_to(x, dtype);
+    cast_to(weight, dtype);
+    cast_to(bias, dtype);
+    const npy_intp sizes[] = {shape.batch, shape.in_channels, shape.in_h, shape.in_w};
+    const int ndim = x.ndim();
+    FloatArray y = new_array(dtype, ndim, sizes + (4 - ndim), &x);
+    shape.x = Image(y, "output").stride;
+    shape.y = Image(x, "input").stride;
+    shape.weight = weight_strides(weight);
+    shape.bias = has_bias ? bias.stride(0) : 0;
+    if (y.size() > 0) {
+        with_dtype(dtype, [&]<class T>(T) {
+            const auto kernel = active_kernels().conv2d.of<T>().grad_input;
+            run(shape, [&] {
+                kernel(y.data<T>(), x.data<const T>(), weight.data<const T>(),
+                       has_bias ? bias.data<const T>() : nullptr, shape);
+            });
+        });
+    }
+    return y.owner;
+}
+
+py::tuple conv_transpose2d_backward(const py::object& grad_object, const py::object& input_object,
+                                    const py::object& weight_object, const py::object& stride,
+                                    const py::object& padding, const py::object& output_padding,
+                                    const py::object& groups, const py::object& dilation,
+                                    const std::array<bool, 3>& mask) {
+    FloatArray grad = as_float_array(grad_object, "grad_output");
+    FloatArray x = as_float_array(input_object, "input");
+    FloatArray weight = as_float_array(weight_object, "weight");
+    Conv2dShape shape =
+        transposed_shape(x, weight, settings_of(stride, padding, dilation, groups), output_padding);
+    const npy_intp sizes[] = {shape.batch, shape.in_channels, shape.in_h, shape.in_w};
+    const npy_intp* expected = sizes + (4 - x.ndim());
+    if (grad.ndim() != x.ndim() || !std::equal(expected, expected + x.ndim(), grad.shape()))
+        throw py::value_error("grad_output has shape " + shape_text(grad) + "; it must be " +
+                              shape_text(x.ndim(), expected));
+    const FloatArray* const all[] = {&grad, &x, &weight};
+    const Dtype dtype = promoted(all);
+    cast_to(grad, dtype);
+    cast_to(x, dtype);
+    cast_to(weight, dtype);
+    shape.x = Image(grad, "grad_output").stride;
+
+    py::tuple result(3);
+    for (int i = 0; i < 3; ++i) result[i] = py::none();
+    with_dtype(dtype, [&]<class T>(T) {
+        const Conv2dKernels<T>& kernels = active_kernels().conv2d.of<T>();
+        if (mask[0]) {
+            FloatArray grad_x = new_array(dtype, x.ndim(), x.shape(), &x);
+            shape.y = Image(grad_x, "input").stride;
+            shape.weight = weight_strides(weight);
+            if (x.size() > 0)
+                run(shape, [&] {
+                    kernels.conv2d(grad_x.data<T>(), grad.data<const T>(), weight.data<const T>(),
+                                   nullptr, shape);
+                });
+            result[0] = grad_x.owner;
+        }
+        if (mask[1]) {
+            FloatArray grad_weight = new_array(dtype, 4, weight.shape(), &weight);
+            shape.y = Image(x, "input").stride;
+            shape.weight = weight_strides(grad_weight);
+            if (weight.size() > 0)
+                run(shape, [&] {
+                    kernels.grad_weight(grad_weight.data<T>(), x.data<const T>(),
+                                        grad.data<const T>(), shape);
+                });
+            result[1] = grad_weight.owner;
+        }
+        if (mask[2]) {
+            const npy_intp channels[] = {shape.in_channels};
+            FloatArray grad_bias = new_array(dtype, 1, channels);
+            Conv2dShape sums = shape;
+            sums.y = shape.x;
+            sums.out_channels = shape.in_channels;
+            sums.out_h = shape.in_h;
+            sums.out_w = shape.in_w;
+            sums.bias = 1;
+            run(shape,
+                [&] { kernels.grad_bias(grad_bias.data<T>(), grad.data<const T>(), sums); });
+            result[2] = grad_bias.owner;
+        }
+    });
+    return result;
+}
+
 }  // namespace
 
 void bind_conv2d(py::module_& m) {
-    m.def("conv2d", conv2d);
-    m.def("conv2d_backward",
-          [](const py::object& grad_output, const py::object& input, const py::object& weight,
-             const py::object& stride, const py::object& padding, const py::object& dilation,
-             const py::object& groups, const py::object& output_mask) {
-              return conv2d_backward(grad_output, input, weight, stride, padding, dilation, groups,
-                                     output_mask_of(output_mask));
-          });
+    def<conv2d>(m, "conv2d");
+    def<[](const py::object& grad_output, const py::object& input, const py::object& weight,
+           const py::object& stride, const py::object& padding, const py::object& dilation,
+           const py::object& groups, const py::object& output_mask) {
+        return conv2d_backward(grad_output, input, weight, stride, padding, dilation, groups,
+                               output_mask_of(output_mask));
+    }>(m, "conv2d_backward");
+    def<conv_transpose2d>(m, "conv_transpose2d");
+    def<[](const py::object& grad_output, const py::object& input, const py::object& weight,
+           const py::object& stride, const py::object& padding, const py::object& output_padding,
+           const py::object& groups, const py::object& dilation, const py::object& output_mask) {
+        return conv_transpose2d_backward(grad_output, input, weight, stride, padding,
+                                         output_padding, groups, dilation,
+                                         output_mask_of(output_mask));
+    }>(m, "conv_transpose2d_backward");
 }
 
 }  // namespace stableops

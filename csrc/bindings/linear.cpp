@@ -1,8 +1,8 @@
 // Linear layers as 1x1 convolutions: the rows of the input are the pixels of one image.
 #include "../conv2d_shape.h"
 #include "../kernels.h"
-#include "array.h"
 #include "families.h"
+#include "function.h"
 #include "output_mask.h"
 
 namespace stableops {
@@ -173,7 +173,7 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
             set_rows(shape, result_rows, 0, grad_x, 1, grad);
             run(shape, [&] {
                 kernels.grad_input(grad_x.data<T>(), grad.data<const T>(), weight.data<const T>(),
-                                   shape);
+                                   nullptr, shape);
             });
         }
         merge_rows(walked, rows);
@@ -201,11 +201,11 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
 }  // namespace
 
 void bind_linear(py::module_& m) {
-    m.def("linear", linear);
-    m.def("linear_backward", [](const py::object& grad_output, const py::object& input,
+    def<linear>(m, "linear");
+    def<[](const py::object& grad_output, const py::object& input,
                                 const py::object& weight, const py::object& output_mask) {
         return linear_backward(grad_output, input, weight, output_mask_of(output_mask));
-    });
+    }>(m, "linear_backward");
 }
 
 }  // namespace stableops

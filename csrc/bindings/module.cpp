@@ -10,9 +10,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     stableops::bind_config(m);
     stableops::bind_conv2d(m);
     stableops::bind_elementwise(m);
+    stableops::bind_interpolate(m);
     stableops::bind_linear(m);
     stableops::bind_logsumexp(m);
     stableops::bind_nms(m);
+    stableops::bind_norm(m);
     stableops::bind_pool2d(m);
     stableops::bind_sigmoid_cross_entropy(m);
     stableops::bind_soft_nms(m);

@@ -16,6 +16,11 @@ constexpr ElementwiseKernels<T> elementwise_of() {
         .log_sigmoid_backward = log_sigmoid_backward<Isa, T>,
         .softplus = softplus<Isa, T>,
         .softplus_backward = softplus_backward<Isa, T>,
+        .leaky_relu = leaky_relu<Isa, T>,
+        .leaky_relu_backward = leaky_relu_backward<Isa, T>,
+        .prelu = prelu<Isa, T>,
+        .prelu_backward = prelu_backward<Isa, T>,
+        .dropout = dropout<Isa, T>,
     };
 }
 

@@ -6,6 +6,7 @@
 //   grad_x       : terms (k,r,s) ascending, over the outputs that read the pixel
 //   grad_weight  : terms (n,oh,ow) ascending
 //   grad_bias    : sum of grad_y over (n,oh,ow)
+// A transposed convolution is grad_x with a bias that is added last.
 //
 // Each is a canonical sum (gemm.h). Zero padding is data: x outside the image is +0, as if the
 // image had been padded beforehand, so 0 * inf at a border is NaN in y and in grad_weight exactly
@@ -146,7 +147,8 @@ static inline Phase phase_of(std::ptrdiff_t phase, std::ptrdiff_t in, std::ptrdi
 // With a stride, the inputs of one phase are a convolution of their own, so no zero is ever
 // inserted between the elements of grad_y.
 template <class Isa, class T>
-void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2dShape& shape) {
+void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const T* bias,
+                       const Conv2dShape& shape) {
     const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
     const std::ptrdiff_t group_out = shape.out_channels / shape.groups;
     const std::ptrdiff_t phases_h = smaller(shape.stride_h, shape.in_h);
@@ -171,14 +173,14 @@ void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const Conv2d
              {group_out, h.axis.taps, w.axis.taps},
              {shape.weight.n, shape.weight.h * h.tap_step, shape.weight.w * w.tap_step},
              end_of_weight<Isa>(weight, shape)},
-            nullptr,
-            0,
+            bias,
+            shape.bias,
             grad_x + phase_h * shape.x.h + phase_w * shape.x.w,
             {shape.x.n, shape.x.c, shape.x.h * shape.stride_h, shape.x.w * shape.stride_w},
             true};
     };
-    const GroupSteps steps{group_out * shape.y.c, group_out * shape.weight.n, 0,
-                           group_in * shape.x.c};
+    const GroupSteps steps{group_out * shape.y.c, group_out * shape.weight.n,
+                           group_in * shape.bias, group_in * shape.x.c};
     correlate<Isa, T>(phases_h * phases_w, shape.groups, steps, correlation);
 }
 

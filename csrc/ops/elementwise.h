@@ -11,6 +11,9 @@
 //                          underflows before the result does. 1 - y is exact for y >= 1/2.
 //   softplus_backward:     grad_y * sigmoid(x); log_sigmoid_backward: grad_y * sigmoid(-x), which
 //                          keeps the digits that 1 - sigmoid(x) loses.
+//   leaky_relu:     y = x > 0 ? x : slope x, with the slope rounded to the type computed in; prelu the
+//                   same with a weight for every element (broadcast by strides of 0): one rounding.
+//   dropout:        y = mask ? scale x : 0, also where x is infinite or NaN.
 //   The backward functions of float64 round twice or three times: 1 or 1.5 units of 2^-53 relative to
 //   the result. Those of float32, float16 and bfloat16 compute in float64 and round to float32 once.
 //
@@ -48,6 +51,11 @@ template <class Isa>
 
 template <class Isa, Storage T>
 void gather_line(std::ptrdiff_t n, T* to, const T* from, std::ptrdiff_t stride) {
+    if (stride == 0) {
+        const T value = *from;
+        for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = value;
+        return;
+    }
     for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = from[i * stride];
 }
 template <class Isa, Storage T>
@@ -65,9 +73,12 @@ template <class Isa, bool streams, int inputs, Storage T, class Function>
         Vec<Isa, Compute<T>> y;
         if constexpr (inputs == 1) {
             y = function(load<Isa>(in[0] + i, lanes));
-        } else {
-            static_assert(inputs == 2);
+        } else if constexpr (inputs == 2) {
             y = function(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes));
+        } else {
+            static_assert(inputs == 3);
+            y = function(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes),
+                         load<Isa>(in[2] + i, lanes));
         }
         if constexpr (streams && std::is_same_v<decltype(lanes), AllLanes>) {
             stream<Isa>(out + i, y);
@@ -132,9 +143,10 @@ void apply_line(const ElementwisePlan<inputs + 1>& plan, std::ptrdiff_t begin, s
     }
 }
 
-template <class Isa, int inputs, Storage T, class Function>
-void for_each_element(const ElementwisePlan<inputs + 1>& plan, T* out, const T* const (&in)[inputs],
-                      const Function& function) {
+// f(begin, end, offset) for parts [begin, end) of lines, offset[k] being where operand k has the line's
+// element 0.
+template <class Isa, int operands, class F>
+void for_each_line(const ElementwisePlan<operands>& plan, const F& f) {
     const std::ptrdiff_t length = plan.line_length();
     std::ptrdiff_t lines = 1;
     for (int d = 0; d + 1 < plan.ndim; ++d) lines *= plan.size[d];
@@ -144,29 +156,39 @@ void for_each_element(const ElementwisePlan<inputs + 1>& plan, T* out, const T* 
     const std::ptrdiff_t lines_per_task = parts > 1 ? 1 : (elementwise_task + length - 1) / length;
     const std::ptrdiff_t runs = (lines + lines_per_task - 1) / lines_per_task;
 
-    // In place, the lines are in the caches already.
-    bool streams = lines * length * static_cast<std::ptrdiff_t>(sizeof(T)) >=
-                   elementwise_stream_bytes;
-    for (int k = 0; k < inputs; ++k) streams = streams && out != in[k];
-
     parallel_for<Isa>(runs * parts, [&](std::ptrdiff_t task) {
         const std::ptrdiff_t begin = (task % parts) * elementwise_task;
         const std::ptrdiff_t end = min_of<Isa>(begin + elementwise_task, length);
         const std::ptrdiff_t first = (task / parts) * lines_per_task;
         const std::ptrdiff_t last = min_of<Isa>(first + lines_per_task, lines);
         for (std::ptrdiff_t line = first; line < last; ++line) {
-            std::ptrdiff_t offset[inputs + 1] = {};
+            std::ptrdiff_t offset[operands] = {};
             std::ptrdiff_t rest = line;
             for (int d = plan.ndim - 2; d >= 0; --d) {
-                for (int k = 0; k <= inputs; ++k)
+                for (int k = 0; k < operands; ++k)
                     offset[k] += rest % plan.size[d] * plan.stride[k][d];
                 rest /= plan.size[d];
             }
-            const T* from[inputs];
-            for (int k = 0; k < inputs; ++k) from[k] = in[k] + offset[k + 1];
-            apply_line<Isa>(plan, begin, end, out + offset[0], from, streams, function);
+            f(begin, end, offset);
         }
-        if (streams) stream_fence<Isa>();
+        stream_fence<Isa>();
+    });
+}
+
+template <class Isa, int inputs, Storage T, class Function>
+void for_each_element(const ElementwisePlan<inputs + 1>& plan, T* out, const T* const (&in)[inputs],
+                      const Function& function) {
+    std::ptrdiff_t bytes = sizeof(T);
+    for (int d = 0; d < plan.ndim; ++d) bytes *= plan.size[d];
+    // In place, the lines are in the caches already.
+    bool streams = bytes >= elementwise_stream_bytes;
+    for (int k = 0; k < inputs; ++k) streams = streams && out != in[k];
+
+    for_each_line<Isa>(plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end,
+                                 const std::ptrdiff_t (&offset)[inputs + 1]) {
+        const T* from[inputs];
+        for (int k = 0; k < inputs; ++k) from[k] = in[k] + offset[k + 1];
+        apply_line<Isa>(plan, begin, end, out + offset[0], from, streams, function);
     });
 }
 
@@ -192,7 +214,13 @@ template <class Isa, Storage T>
         Scaled<Isa> s = sigmoid_pair(x, exp_of_minus_abs(x));
         Vec<Isa, double> first = max(s.exponent, Vec<Isa, double>::splat(-1000));
         Vec<Isa, double> rest = max(s.exponent - first, Vec<Isa, double>::splat(-1022));
-        return (s.value.hi + s.value.lo) * power_of_two(first) * g * power_of_two(rest);
+        Vec<Isa, double> y =
+            (s.value.hi + s.value.lo) * power_of_two(first) * g * power_of_two(rest);
+        // exp_pair stops at exp(-1400), which a large g still makes a normal number.
+        const Vec<Isa, double> end = Vec<Isa, double>::splat(-1400);
+        if (any(x < end)) [[unlikely]]
+            y = y * exp(min(Vec<Isa, double>::zero(), x - end));
+        return y;
     } else {
         return narrow(widen_low(g) * sigmoid_fast(widen_low(x)),
                       widen_high(g) * sigmoid_fast(widen_high(x)));
@@ -266,6 +294,82 @@ void log_sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* gr
     using V = Vec<Isa, Compute<T>>;
     for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [](V g, V v) [[gnu::always_inline]] {
         return times_sigmoid<Isa, T>(g, -v);
+    });
+}
+
+template <class Isa, Storage T>
+void leaky_relu(const ElementwisePlan<2>& plan, T* y, const T* x, double negative_slope) {
+    using V = Vec<Isa, Compute<T>>;
+    const V slope = V::splat(static_cast<Compute<T>>(negative_slope));
+    for_each_element<Isa, 1>(plan, y, {x}, [slope](V v) [[gnu::always_inline]] {
+        return select(v > V::zero(), v, v * slope);
+    });
+}
+
+template <class Isa, Storage T>
+void leaky_relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x,
+                         double negative_slope) {
+    using V = Vec<Isa, Compute<T>>;
+    const V slope = V::splat(static_cast<Compute<T>>(negative_slope));
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [slope](V g, V v) [[gnu::always_inline]] {
+        return select(v > V::zero(), g, g * slope);
+    });
+}
+
+template <class Isa, Storage T>
+void prelu(const ElementwisePlan<3>& plan, T* y, const T* x, const T* weight) {
+    using V = Vec<Isa, Compute<T>>;
+    for_each_element<Isa, 2>(plan, y, {x, weight}, [](V v, V w) [[gnu::always_inline]] {
+        return select(v > V::zero(), v, v * w);
+    });
+}
+
+template <class Isa, Storage T>
+void prelu_backward(const ElementwisePlan<4>& plan, T* grad_x, const T* grad_y, const T* x,
+                    const T* weight) {
+    using V = Vec<Isa, Compute<T>>;
+    for_each_element<Isa, 3>(plan, grad_x, {grad_y, x, weight},
+                             [](V g, V v, V w) [[gnu::always_inline]] {
+                                 return select(v > V::zero(), g, g * w);
+                             });
+}
+
+template <class Isa, Storage T>
+void dropout(const ElementwisePlan<3>& plan, T* y, const T* x, const std::uint8_t* mask,
+             double scale) {
+    using C = Compute<T>;
+    using V = Vec<Isa, C>;
+    const V factor = V::splat(static_cast<C>(scale));
+    for_each_line<Isa>(plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end,
+                                 const std::ptrdiff_t (&offset)[3]) {
+        struct Scratch {
+            C keep[elementwise_block];
+            T from[elementwise_block], to[elementwise_block];
+        };
+        Scratch& scratch = *static_cast<Scratch*>(thread_scratch(sizeof(Scratch)));
+        for (std::ptrdiff_t i = begin; i < end; i += elementwise_block) {
+            const std::ptrdiff_t n = min_of<Isa>(end - i, elementwise_block);
+            const std::uint8_t* kept = mask + offset[2] + i * plan.line_stride(2);
+            if (plan.line_stride(2) == 1) {
+                for (std::ptrdiff_t j = 0; j < n; ++j) scratch.keep[j] = kept[j];
+            } else {
+                for (std::ptrdiff_t j = 0; j < n; ++j)
+                    scratch.keep[j] = kept[j * plan.line_stride(2)];
+            }
+            const T* from = x + offset[1] + i * plan.line_stride(1);
+            if (plan.line_stride(1) != 1) {
+                gather_line<Isa>(n, scratch.from, from, plan.line_stride(1));
+                from = scratch.from;
+            }
+            T* const out = y + offset[0] + i * plan.line_stride(0);
+            T* const to = plan.line_stride(0) == 1 ? out : scratch.to;
+            for_each_vec<Isa, V::size>(n, [&](std::ptrdiff_t j, auto lanes) {
+                V keep = load<Isa>(scratch.keep + j, lanes);
+                V v = load<Isa>(from + j, lanes);
+                store<Isa>(to + j, select(keep > V::zero(), v * factor, V::zero()), lanes);
+            });
+            if (to != out) scatter_line<Isa>(n, out, plan.line_stride(0), to);
+        }
     });
 }
 

@@ -115,9 +115,7 @@ def exp_tail(first, degree, relative_to):
     def weight(r):
         return abs(r) ** first / relative_to(r)
 
-    q = minimax(
-        remainder, lambda r: weight(nonzero(r)) + mpf(2) ** -120, degree - first, -h, h
-    )
+    q = minimax(remainder, lambda r: weight(nonzero(r)) + mpf(2) ** -120, degree - first, -h, h)
     q = [to_double(c) for c in q]
     error = largest_error(
         lambda r: weight(nonzero(r)) * (horner(q, nonzero(r)) - remainder(nonzero(r))), -h, h
@@ -226,7 +224,6 @@ def constants():
         f"1 / i!; exp(r) cut there, |r| <= ln 2 / 2: {report(cut / exp(-h))}",
     )
     yield "inverse_factorial_low", low[:14], "1 / i! - inverse_factorial[i]"
-
 
     # triple.h
     yield (

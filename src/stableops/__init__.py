@@ -17,11 +17,21 @@ from stableops._config import (
     set_num_threads,
     show_config,
 )
-from stableops._conv2d import conv2d, conv2d_backward
+from stableops._conv2d import (
+    conv2d,
+    conv2d_backward,
+    conv_transpose2d,
+    conv_transpose2d_backward,
+)
 from stableops._core import version as __version__
+from stableops._dropout import dropout, dropout_backward
 from stableops._elementwise import (
+    leaky_relu,
+    leaky_relu_backward,
     log_sigmoid,
     log_sigmoid_backward,
+    prelu,
+    prelu_backward,
     relu,
     relu_backward,
     sigmoid,
@@ -29,9 +39,21 @@ from stableops._elementwise import (
     softplus,
     softplus_backward,
 )
+from stableops._interpolate import interpolate, interpolate_backward
 from stableops._linear import linear, linear_backward
 from stableops._logsumexp import logsumexp, logsumexp_backward
 from stableops._nms import batched_nms, nms
+from stableops._norm import (
+    batch_norm,
+    batch_norm_backward,
+    group_norm,
+    group_norm_backward,
+    layer_norm,
+    layer_norm_backward,
+    local_response_norm,
+    local_response_norm_backward,
+)
+from stableops._pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from stableops._pool2d import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -54,6 +76,8 @@ __all__ = [
     "available_isas",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "batched_nms",
     "box_area",
     "box_convert",
@@ -62,12 +86,26 @@ __all__ = [
     "complete_box_iou",
     "conv2d",
     "conv2d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
     "distance_box_iou",
+    "dropout",
+    "dropout_backward",
     "empty_cache",
     "generalized_box_iou",
     "get_num_threads",
+    "group_norm",
+    "group_norm_backward",
+    "interpolate",
+    "interpolate_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "local_response_norm",
+    "local_response_norm_backward",
     "log_sigmoid",
     "log_sigmoid_backward",
     "log_softmax",
@@ -78,6 +116,10 @@ __all__ = [
     "max_pool2d_backward",
     "nms",
     "nms_rotated",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "prelu",
+    "prelu_backward",
     "relu",
     "relu_backward",
     "set_num_threads",

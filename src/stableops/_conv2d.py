@@ -1,4 +1,4 @@
-"""2-D convolution and its gradients."""
+"""2-D convolution, transposed convolution, and their gradients."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stableops import _core
 
-__all__ = ["conv2d", "conv2d_backward"]
+__all__ = ["conv2d", "conv2d_backward", "conv_transpose2d", "conv_transpose2d_backward"]
 
 Pair = int | tuple[int, int]
 Padding = Pair | tuple[tuple[int, int], tuple[int, int]] | Literal["valid", "same"]
@@ -154,4 +154,127 @@ def conv2d_backward(
     """
     return _core.conv2d_backward(
         grad_output, input, weight, stride, padding, dilation, groups, output_mask
+    )
+
+
+def conv_transpose2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    groups: int = 1,
+    dilation: Pair = 1,
+) -> Any:
+    """Transposed 2-D convolution: the adjoint of :func:`conv2d`, plus a bias.
+
+    ``y[n, k, i, j] = bias[k] + sum over c, r, s of weight[c, k, r, s] * x[n, c, p, q]`` where
+    ``i = p * stride - padding + r * dilation`` and j alike.
+
+    Parameters
+    ----------
+    input : array_like
+        Images (N, C, H, W), or one image (C, H, W). Any strides; if channels vary fastest in memory
+        (channels-last), they do in the result.
+    weight : array_like
+        Filters (C, K / groups, R, S), as :func:`conv2d` takes them from K to C channels.
+    bias : array_like, optional
+        One number a channel of the result, (K,).
+    stride : int or pair of int
+        Distance between the places where neighbouring inputs put the filter, at least 1.
+    padding : int or pair of int
+        Rows and columns that are cut off on all sides.
+    output_padding : int or pair of int
+        Rows and columns that the result has more at the end; less than `stride` or `dilation`.
+    groups : int
+        Number of groups that channels and filters are divided into, in order.
+    dilation : int or pair of int
+        Distance between the taps of a filter, at least 1.
+
+    Returns
+    -------
+    ndarray
+        (N, K, OH, OW), or (K, OH, OW) for one image, with
+        OH = (H - 1) * stride - 2 * padding + dilation * (R - 1) + output_padding + 1.
+
+    Raises
+    ------
+    TypeError
+        If an array has a dtype that is not allowed, or a setting is no int.
+    ValueError
+        If shapes do not fit each other or `groups`; if the result would have no rows or columns; if
+        a setting is out of range.
+
+    Notes
+    -----
+    Order of terms, error and reproducibility as the gradient of :func:`conv2d` with respect to its
+    input, which this is; the bias comes last. No zero is ever inserted between the inputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stableops
+    >>> image = np.array([[[1.0, 2.0]]])
+    >>> stableops.conv_transpose2d(image, np.ones((1, 1, 1, 3)), stride=2)
+    array([[[1., 1., 3., 2., 2.]]])
+    """
+    return _core.conv_transpose2d(
+        input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def conv_transpose2d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    groups: int = 1,
+    dilation: Pair = 1,
+    *,
+    output_mask: Sequence[bool] = (True, True, True),
+) -> tuple[Any, Any, Any]:
+    """Gradients of :func:`conv_transpose2d` with respect to its input, weight and bias.
+
+    Parameters
+    ----------
+    grad_output : array_like
+        Gradient with respect to the result, of its shape.
+    input, weight : array_like
+        As given to :func:`conv_transpose2d`.
+    stride, padding, output_padding, groups, dilation : int or pair of int
+        As given to :func:`conv_transpose2d`.
+    output_mask : three bools
+        Which gradients are wanted; the others are None and cost nothing.
+
+    Returns
+    -------
+    tuple of (ndarray or None)
+        (grad_input, grad_weight, grad_bias).
+
+    Raises
+    ------
+    TypeError
+        If an array has a dtype that is not allowed, or a setting is no int.
+    ValueError
+        As :func:`conv_transpose2d`, or if `grad_output` is not of the result's shape.
+
+    Notes
+    -----
+    `grad_input` is :func:`conv2d` of `grad_output`; `grad_weight` and `grad_bias` are summed as
+    :func:`conv2d_backward` sums them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stableops
+    >>> x, w, g = np.ones((1, 1, 2)), np.ones((1, 1, 1, 3)), np.arange(5.0).reshape(1, 1, 5)
+    >>> gx, gw, gb = stableops.conv_transpose2d_backward(g, x, w, stride=2)
+    >>> gx, gw.ravel(), gb
+    (array([[[3., 9.]]]), array([2., 4., 6.]), array([10.]))
+    """
+    return _core.conv_transpose2d_backward(
+        grad_output, input, weight, stride, padding, output_padding, groups, dilation, output_mask
     )

@@ -29,6 +29,93 @@ def log_sigmoid_backward(
     grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /
 ) -> Any: ...
 def softplus_backward(grad_output: ArrayLike, x: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def leaky_relu(x: ArrayLike, negative_slope: float, out: NDArray[Any] | None, /) -> Any: ...
+def leaky_relu_backward(
+    grad_output: ArrayLike, x: ArrayLike, negative_slope: float, out: NDArray[Any] | None, /
+) -> Any: ...
+def prelu(x: ArrayLike, weight: ArrayLike, out: NDArray[Any] | None, /) -> Any: ...
+def prelu_grad_input(grad_output: ArrayLike, x: ArrayLike, weight: ArrayLike, /) -> Any: ...
+def prelu_grad_weight(grad_output: ArrayLike, x: ArrayLike, weight: ArrayLike, /) -> Any: ...
+def check_probability(p: float, /) -> None: ...
+def dropout(input: ArrayLike, mask: ArrayLike, p: float, /) -> Any: ...
+def dropout_backward(grad_output: ArrayLike, mask: ArrayLike, p: float, /) -> Any: ...
+def batch_norm(
+    input: ArrayLike,
+    running_mean: NDArray[Any] | None,
+    running_var: NDArray[Any] | None,
+    weight: ArrayLike | None,
+    bias: ArrayLike | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    return_stats: bool,
+    /,
+) -> Any: ...
+def batch_norm_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike | None,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    training: bool,
+    output_mask: object,
+    /,
+) -> tuple[Any, Any, Any]: ...
+def group_norm(
+    input: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None,
+    bias: ArrayLike | None,
+    eps: float,
+    return_stats: bool,
+    /,
+) -> Any: ...
+def group_norm_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    output_mask: object,
+    /,
+) -> tuple[Any, Any, Any]: ...
+def layer_norm(
+    input: ArrayLike,
+    normalized_shape: object,
+    weight: ArrayLike | None,
+    bias: ArrayLike | None,
+    eps: float,
+    return_stats: bool,
+    /,
+) -> Any: ...
+def layer_norm_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    normalized_shape: object,
+    weight: ArrayLike | None,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    output_mask: object,
+    /,
+) -> tuple[Any, Any, Any]: ...
+def local_response_norm(
+    input: ArrayLike, size: int, alpha: float, beta: float, k: float, /
+) -> Any: ...
+def local_response_norm_backward(
+    grad_output: ArrayLike, input: ArrayLike, size: int, alpha: float, beta: float, k: float, /
+) -> Any: ...
+def interpolate(
+    input: ArrayLike, size: object, scale_factor: object, mode: str, align_corners: bool, /
+) -> Any: ...
+def interpolate_backward(
+    grad_output: ArrayLike,
+    input_shape: object,
+    mode: str,
+    align_corners: bool,
+    scale_factor: object,
+    /,
+) -> Any: ...
 def softmax(
     x: ArrayLike,
     axis: int | tuple[int, ...] | None,
@@ -105,6 +192,29 @@ def conv2d_backward(
     padding: object,
     dilation: object,
     groups: int,
+    output_mask: object,
+    /,
+) -> tuple[Any, Any, Any]: ...
+def conv_transpose2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    stride: object,
+    padding: object,
+    output_padding: object,
+    groups: int,
+    dilation: object,
+    /,
+) -> Any: ...
+def conv_transpose2d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: object,
+    padding: object,
+    output_padding: object,
+    groups: int,
+    dilation: object,
     output_mask: object,
     /,
 ) -> tuple[Any, Any, Any]: ...

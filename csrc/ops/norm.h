@@ -1,0 +1,346 @@
+#pragma once
+// Batch, group and layer norm: y = (x - mean) rstd weight + bias with rstd = 1 / sqrt(variance + eps)
+// (norm_plan.h says what a row is, norm_moments.h how its moments are found).
+//
+// y is computed in float64 as (x - mean) scale + bias, scale = rstd weight, and rounded once: x - mean
+// first, because x scale - mean scale has no digits where the mean is large. Error for float32 arrays:
+// half a unit in the last place, and 2^-32 of |(x - mean) scale|, and 2^-53 |mean scale|, that of the
+// mean. For float64 the mean is hi + lo and six roundings of 2^-53 of the terms are left.
+#include "norm_moments.h"
+
+namespace stableops {
+
+// Where a plane's weights are.
+[[gnu::always_inline]] static inline std::ptrdiff_t affine_offset(const NormAffine& a,
+                                                                  std::ptrdiff_t group,
+                                                                  std::ptrdiff_t plane,
+                                                                  std::ptrdiff_t position) {
+    return group * a.group_step + plane * a.plane_step + position * a.position_step;
+}
+
+template <class Isa, class C>
+[[gnu::always_inline]] inline Wide<Isa, C> centred(Wide<Isa, C> x, const RowStatistics<Isa>& r) {
+    using D = Vec<Isa, double>;
+#pragma GCC unroll 2
+    for (int k = 0; k < x.parts; ++k) {
+        if constexpr (sizeof(C) == 8) {
+            x.part[k] = (x.part[k] * D::splat(r.prescale) - r.mean.hi) - r.mean.lo;
+        } else {
+            x.part[k] = x.part[k] - r.mean.hi;
+        }
+    }
+    return x;
+}
+
+// A segment of a row.
+template <class Isa, class C>
+void emit_segment(SegmentData<C> y, SegmentData<C> x, const Segment& s, const NormAffine& affine,
+                  std::ptrdiff_t group, const RowStatistics<Isa>& r) {
+    using D = Vec<Isa, double>;
+    using W = Wide<Isa, C>;
+    for (std::ptrdiff_t k = 0; k < s.planes; ++k) {
+        const C* from = x.data + k * x.pitch;
+        C* to = y.data + k * y.pitch;
+        const std::ptrdiff_t at = affine_offset(affine, group, s.plane + k, s.begin);
+        const double* weight = affine.weight ? affine.weight + at : nullptr;
+        const double* bias = affine.bias ? affine.bias + at : nullptr;
+        if (affine.position_step != 0) {
+            // The weights have a register's room behind their end.
+            for_each_vec<Isa, W::size>(
+                s.n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
+                    W v = centred<Isa, C>(load_wide<Isa>(from + i, lanes), r);
+#pragma GCC unroll 2
+                    for (int j = 0; j < W::parts; ++j) {
+                        D scale = r.rstd;
+                        if (weight) scale = scale * loadu<Isa>(weight + i + j * D::size);
+                        v.part[j] = v.part[j] * scale;
+                        if (bias) v.part[j] = v.part[j] + loadu<Isa>(bias + i + j * D::size);
+                    }
+                    store_wide(to + i, v, lanes);
+                });
+        } else {
+            const D scale = weight ? r.rstd * D::splat(*weight) : r.rstd;
+            const D shift = bias ? D::splat(*bias) : D::zero();
+            for_each_vec<Isa, W::size>(
+                s.n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
+                    W v = centred<Isa, C>(load_wide<Isa>(from + i, lanes), r);
+#pragma GCC unroll 2
+                    for (int j = 0; j < W::parts; ++j) v.part[j] = v.part[j] * scale + shift;
+                    store_wide(to + i, v, lanes);
+                });
+        }
+    }
+}
+
+template <class Isa, class C>
+void emit_part(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+               const NormAffine& affine, std::ptrdiff_t row, const Segment& s,
+               const RowStatistics<Isa>& r, C* scratch) {
+    const SegmentData<C> to = segment_to_write<Isa>(shape, y, row, s, scratch + segment_columns);
+    emit_segment<Isa, C>(to, read_segment<Isa>(shape, x, row, s, scratch), s, affine,
+                         row % shape.groups, r);
+    write_segment<Isa>(shape, y, row, s, scratch + segment_columns);
+}
+
+template <class Isa, class C>
+C* segment_scratch(int segments) {
+    return static_cast<C*>(
+        thread_scratch(static_cast<std::size_t>(segments) * segment_columns * sizeof(C)));
+}
+
+// Runs over rows, several in a task if they are short. Few long rows are better cut.
+template <class Isa, class F>
+void for_row_runs(std::ptrdiff_t rows, std::ptrdiff_t cols, const F& f) {
+    const std::ptrdiff_t each = larger<Isa>(task_elements / cols, std::ptrdiff_t{1});
+    parallel_for<Isa>((rows + each - 1) / each, [&](std::ptrdiff_t task) {
+        f(task * each, smaller<Isa>(rows, (task + 1) * each));
+    });
+}
+constexpr std::ptrdiff_t few_rows = 16;
+
+template <class Isa>
+void save_statistics(const RowStatistics<Isa>& r, std::ptrdiff_t row, double* mean, double* rstd,
+                     double* variance) {
+    mean[row] = (r.mean.hi[0] + r.mean.lo[0]) / r.prescale;
+    rstd[row] = r.rstd[0] * r.prescale;
+    if (variance) variance[row] = r.variance[0] / r.prescale / r.prescale;
+}
+
+template <class Isa, class C>
+void normalize_row(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+                   const NormAffine& affine, double eps, std::ptrdiff_t row, double* mean,
+                   double* rstd, double* variance) {
+    C* scratch = segment_scratch<Isa, C>(2);
+    const RowStatistics<Isa> r = row_statistics<Isa>(shape, x, row, eps, scratch);
+    const Segments<Isa> segments(shape);
+    for (std::ptrdiff_t i = 0; i < segments.count; ++i)
+        emit_part<Isa>(shape, y, x, affine, row, segments[i], r, scratch);
+    save_statistics<Isa>(r, row, mean, rstd, variance);
+}
+
+template <class Isa, class C>
+void normalize_along(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+                     const NormAffine& affine, double eps, double* mean, double* rstd,
+                     double* variance) {
+    const Segments<Isa> segments(shape);
+    if (shape.rows() >= few_rows || segments.count == 1) {
+        for_row_runs<Isa>(shape.rows(), shape.cols(), [&](std::ptrdiff_t row, std::ptrdiff_t end) {
+            for (; row < end; ++row)
+                normalize_row<Isa, C>(shape, y, x, affine, eps, row, mean, rstd, variance);
+        });
+        return;
+    }
+    SharedBlock<Isa> block(static_cast<std::size_t>(shape.rows() * segments.count) *
+                           sizeof(Moments<Isa>));
+    Moments<Isa>* moments = static_cast<Moments<Isa>*>(block.data);
+    parallel_for<Isa>(shape.rows() * segments.count, [&](std::ptrdiff_t task) {
+        const Segment s = segments[task % segments.count];
+        C* scratch = segment_scratch<Isa, C>(1);
+        moments[task] = segment_moments<Isa>(
+            read_segment<Isa>(shape, x, task / segments.count, s, scratch), s, 1);
+    });
+    for (std::ptrdiff_t row = 0; row < shape.rows(); ++row) {
+        Moments<Isa> total = moments[row * segments.count];
+        double seen = 0;
+        for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
+            const double n = static_cast<double>(segments[i].planes * segments[i].n);
+            if (i > 0) total = merged(total, seen, moments[row * segments.count + i], n);
+            seen += n;
+        }
+        RowStatistics<Isa> r(total, seen, eps, 1);
+        if constexpr (sizeof(C) == 8) {
+            if (prescale_for<Isa>(total.mean.hi[0], total.m2.hi[0], eps) != 1)
+                r = row_statistics<Isa>(shape, x, row, eps, segment_scratch<Isa, C>(1));
+        }
+        save_statistics<Isa>(r, row, mean, rstd, variance);
+        parallel_for<Isa>(segments.count, [&](std::ptrdiff_t i) {
+            emit_part<Isa>(shape, y, x, affine, row, segments[i], r, segment_scratch<Isa, C>(2));
+        });
+    }
+}
+
+// Constants of neighbouring rows, as arrays of `groups` each.
+struct StripConstants {
+    double *mean, *rest, *scale, *shift;
+};
+
+// All rows at once, position by position.
+template <class Isa, class C>
+void emit_across(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+                 const StripConstants& c) {
+    using D = Vec<Isa, double>;
+    using W = Wide<Isa, C>;
+    const std::ptrdiff_t groups = shape.groups;
+    const std::ptrdiff_t each = larger<Isa>(task_elements / groups, std::ptrdiff_t{1});
+    parallel_for<Isa>((shape.cols() + each - 1) / each, [&](std::ptrdiff_t task) {
+        const std::ptrdiff_t end = smaller<Isa>(shape.cols(), (task + 1) * each);
+        for (std::ptrdiff_t i = task * each; i < end; ++i) {
+            const std::ptrdiff_t plane = i / shape.length, position = i % shape.length;
+            const C* from = reinterpret_cast<const C*>(x.data + plane * x.plane_stride +
+                                                       position * x.length_stride[0]);
+            C* to = reinterpret_cast<C*>(y.data + plane * y.plane_stride +
+                                         position * y.length_stride[0]);
+            for_each_vec<Isa, W::size>(
+                groups, [&](std::ptrdiff_t g, auto lanes) __attribute__((always_inline)) {
+                    W v = load_wide<Isa>(from + g, lanes);
+#pragma GCC unroll 2
+                    for (int k = 0; k < W::parts; ++k) {
+                        const std::ptrdiff_t at = g + k * D::size;
+                        D d = v.part[k] - loadu<Isa>(c.mean + at);
+                        if constexpr (sizeof(C) == 8) d = d - loadu<Isa>(c.rest + at);
+                        v.part[k] = d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at);
+                    }
+                    store_wide(to + g, v, lanes);
+                });
+        }
+    });
+}
+
+// `arrays` arrays of `n` doubles with room behind each for a register beyond its end.
+template <class Isa>
+struct DoubleArrays {
+    SharedBlock<Isa> block;
+    std::ptrdiff_t pitch;
+
+    DoubleArrays(std::ptrdiff_t arrays, std::ptrdiff_t n)
+        : block(static_cast<std::size_t>(arrays * (n + 16)) * sizeof(double)), pitch(n + 16) {}
+    double* operator[](std::ptrdiff_t i) const { return static_cast<double*>(block.data) + i * pitch; }
+};
+
+template <class Isa, class C>
+void normalize_across(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+                      const NormAffine& affine, double eps, double* mean, double* rstd,
+                      double* variance) {
+    using D = Vec<Isa, double>;
+    constexpr std::ptrdiff_t lanes = D::size, strip = strip_registers * lanes;
+    const Segments<Isa> segments(shape);
+    const std::ptrdiff_t groups = shape.groups, strips = (groups + strip - 1) / strip;
+    DoubleArrays<Isa> table(4 * segments.count, groups), constants(5, groups);
+    parallel_for<Isa>(segments.count * strips, [&](std::ptrdiff_t task) {
+        const std::ptrdiff_t i = task / strips, row = task % strips * strip;
+        const std::ptrdiff_t count = smaller<Isa>(groups - row, strip);
+        Moments<Isa> moments[strip_registers];
+        strip_moments<Isa, C>(x, segments[i], row, count, moments);
+        for (std::ptrdiff_t r = 0; r * lanes < count; ++r) {
+            const D parts[] = {moments[r].mean.hi, moments[r].mean.lo, moments[r].m2.hi,
+                               moments[r].m2.lo};
+            for (int k = 0; k < 4; ++k)
+                store_some(table[4 * i + k] + row + r * lanes, parts[k], count - r * lanes);
+        }
+    });
+    const StripConstants c = {constants[0], constants[1], constants[2], constants[3]};
+    double* const squares = constants[4];
+    for_row_runs<Isa>((groups + lanes - 1) / lanes, 64 * segments.count, [&](std::ptrdiff_t r,
+                                                                           std::ptrdiff_t end) {
+        for (; r < end; ++r) {
+            const std::ptrdiff_t row = r * lanes, count = groups - row;
+            auto moments = [&](std::ptrdiff_t i) {
+                auto part = [&](int k) { return load_some<Isa>(table[4 * i + k] + row, count); };
+                return Moments<Isa>{{part(0), part(1)}, {part(2), part(3)}};
+            };
+            Moments<Isa> total = moments(0);
+            double seen = 0;
+            for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
+                const double n = static_cast<double>(segments[i].planes * segments[i].n);
+                if (i > 0) total = merged(total, seen, moments(i), n);
+                seen += n;
+            }
+            const RowStatistics<Isa> s(total, seen, eps, 1);
+            D scale = s.rstd, shift = D::zero();
+            if (affine.weight) scale = scale * load_some<Isa>(affine.weight + row, count);
+            if (affine.bias) shift = load_some<Isa>(affine.bias + row, count);
+            store_some(c.mean + row, s.mean.hi, count);
+            store_some(c.rest + row, s.mean.lo, count);
+            store_some(c.scale + row, scale, count);
+            store_some(c.shift + row, shift, count);
+            store_some(squares + row, total.m2.hi, count);
+            store_some(mean + row, s.mean.hi + s.mean.lo, count);
+            store_some(rstd + row, s.rstd, count);
+            if (variance) store_some(variance + row, s.variance, count);
+        }
+    });
+    emit_across<Isa, C>(shape, y, x, c);
+    if constexpr (sizeof(C) == 8) {
+        for (std::ptrdiff_t row = 0; row < groups; ++row)
+            if (prescale_for<Isa>(c.mean[row], squares[row], eps) != 1)
+                normalize_row<Isa, C>(shape, y, x, affine, eps, row, mean, rstd, variance);
+    }
+}
+
+template <class Isa, class C>
+void normalize(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+               const NormAffine& affine, double eps, double* mean, double* rstd, double* variance) {
+    if (lies_across<Isa, C>(shape, x) && lies_across<Isa, C>(shape, y) &&
+        affine.position_step == 0 && affine.plane_step == 0) {
+        normalize_across<Isa, C>(shape, y, x, affine, eps, mean, rstd, variance);
+    } else {
+        normalize_along<Isa, C>(shape, y, x, affine, eps, mean, rstd, variance);
+    }
+}
+
+// Statistics that are given. A variance beyond 2^1000 or a mean whose difference to an element
+// overflows is worked on prescaled.
+template <class Isa>
+RowStatistics<Isa> known_statistics(double mean, double variance, double eps, bool prescales) {
+    using D = Vec<Isa, double>;
+    const double prescale = prescales && (variance > 0x1p1000 || mean > 0x1p1000 ||
+                                          mean < -0x1p1000)
+                                ? 0x1p-600
+                                : 1;
+    const D zero = D::zero();
+    return {{{D::splat(mean * prescale), zero}, {D::splat(variance * prescale * prescale), zero}},
+            1, eps, prescale};
+}
+
+template <class Isa, class C>
+void transform(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+               const NormAffine& affine, double eps, const double* mean, const double* variance) {
+    const Segments<Isa> segments(shape);
+    const std::ptrdiff_t groups = shape.groups;
+    const auto row_along = [&](std::ptrdiff_t row, std::ptrdiff_t first, std::ptrdiff_t last) {
+        const RowStatistics<Isa> r =
+            known_statistics<Isa>(mean[row], variance[row], eps, sizeof(C) == 8);
+        C* scratch = segment_scratch<Isa, C>(2);
+        for (std::ptrdiff_t i = first; i < last; ++i)
+            emit_part<Isa>(shape, y, x, affine, row, segments[i], r, scratch);
+    };
+    if (!lies_across<Isa, C>(shape, x) || !lies_across<Isa, C>(shape, y)) {
+        if (groups < few_rows) {
+            parallel_for<Isa>(groups * segments.count, [&](std::ptrdiff_t task) {
+                const std::ptrdiff_t i = task % segments.count;
+                row_along(task / segments.count, i, i + 1);
+            });
+        } else {
+            for_row_runs<Isa>(groups, shape.cols(), [&](std::ptrdiff_t row, std::ptrdiff_t end) {
+                for (; row < end; ++row) row_along(row, 0, segments.count);
+            });
+        }
+        return;
+    }
+    DoubleArrays<Isa> constants(4, groups);
+    const StripConstants c = {constants[0], constants[1], constants[2], constants[3]};
+    bool extreme = false;
+    for (std::ptrdiff_t g = 0; g < groups; ++g) {
+        const RowStatistics<Isa> r =
+            known_statistics<Isa>(mean[g], variance[g], eps, sizeof(C) == 8);
+        extreme = extreme || r.prescale != 1;
+        c.mean[g] = mean[g];
+        c.rest[g] = 0;
+        c.scale[g] = affine.weight ? r.rstd[0] * affine.weight[g] : r.rstd[0];
+        c.shift[g] = affine.bias ? affine.bias[g] : 0;
+    }
+    emit_across<Isa, C>(shape, y, x, c);
+    if (!extreme) return;
+    for (std::ptrdiff_t g = 0; g < groups; ++g)
+        if (known_statistics<Isa>(mean[g], variance[g], eps, true).prescale != 1)
+            row_along(g, 0, segments.count);
+}
+
+template <class Isa>
+void update_running(std::ptrdiff_t count, double* running, const double* statistic, double factor,
+                    double momentum) {
+    for (std::ptrdiff_t i = 0; i < count; ++i)
+        running[i] = (1 - momentum) * running[i] + momentum * (factor * statistic[i]);
+}
+
+}  // namespace stableops
