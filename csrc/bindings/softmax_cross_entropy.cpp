@@ -3,14 +3,14 @@
 
 #include "../kernels.h"
 #include "families.h"
+#include "function.h"
 #include "row_arrays.h"
 
 namespace stableops {
 namespace {
 
-bool same_shape(const Array& a, const std::vector<npy_intp>& shape) {
-    return a.ndim() == static_cast<int>(shape.size()) &&
-           std::equal(shape.begin(), shape.end(), a.shape());
+bool has_shape(const Array& a, int ndim, const npy_intp* shape) {
+    return a.ndim() == ndim && std::equal(shape, shape + ndim, a.shape());
 }
 
 std::string shape_text(const std::vector<npy_intp>& shape) {
@@ -55,6 +55,7 @@ void check_indices(const Array& labels, bool were_unsigned, std::ptrdiff_t class
 
 // A contiguous copy, or the array itself.
 Array contiguous(const Array& array) {
+    if (PyArray_IS_C_CONTIGUOUS(array.get())) return array;
     PyObject* c = PyArray_FROM_OF(array.owner.ptr(), NPY_ARRAY_CARRAY_RO);
     if (c == nullptr) throw py::error_already_set();
     return {py::reinterpret_steal<py::object>(c)};
@@ -77,7 +78,10 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
         throw py::value_error("logits has shape " + stableops::shape_text(logits) +
                               " and no classes along axis " + std::to_string(axis));
 
-    CrossEntropyArguments arguments = {};
+    CrossEntropyArguments arguments;  // too large to clear first
+    arguments.indices = nullptr;
+    arguments.weight = nullptr;
+    arguments.weight_rows = nullptr;
     Array indices;
     FloatArray labels = {};
     const py::object labels_array =
@@ -86,8 +90,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
             : py::module_::import("numpy").attr("asarray")(labels_object);
     const Array any_labels = {labels_array};
     const int labels_type = PyArray_TYPE(any_labels.get());
-    if (same_shape(any_labels,
-                   std::vector<npy_intp>(logits.shape(), logits.shape() + logits.ndim()))) {
+    if (has_shape(any_labels, logits.ndim(), logits.shape())) {
         labels = as_float_array(labels_array, "labels");
         if (PyTypeNum_ISINTEGER(labels_type) || PyTypeNum_ISBOOL(labels_type)) {
             cast_to(labels, logits.dtype);
@@ -97,7 +100,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
             cast_to(logits, dtype);
             cast_to(labels, dtype);
         }
-    } else if (same_shape(any_labels, kept)) {
+    } else if (has_shape(any_labels, static_cast<int>(kept.size()), kept.data())) {
         indices = contiguous(as_int64_array(labels_array, "labels"));
         check_indices(indices, PyTypeNum_ISUNSIGNED(labels_type), classes, ignore_index);
         arguments.indices = indices.data<const std::int64_t>();
@@ -172,7 +175,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
 }  // namespace
 
 void bind_softmax_cross_entropy(py::module_& m) {
-    m.def("softmax_cross_entropy", &softmax_cross_entropy);
+    def<softmax_cross_entropy>(m, "softmax_cross_entropy");
 }
 
 }  // namespace stableops
