@@ -31,6 +31,7 @@ struct AvgPoolPass {
     PoolAxis<Isa> h, w;
     std::int64_t divisor;  // 0: the elements of the window
     std::ptrdiff_t left;   // zeros before column 0 of `columns`
+    bool streams;          // results are written past the caches
     double scale;          // a power of two that keeps sums of float64 finite
     PoolLine columns, next_columns, windows;
     PoolDivisors divisors[PoolRows<T>::most];
@@ -297,7 +298,7 @@ struct AvgPoolPass {
                 }
                 if constexpr (scaled)
                     part[0] = Types::replace_not_finite(y + j, part[0], lanes);
-                Types::store_parts(y + j, part, lanes);
+                Types::store_parts(y + j, part, lanes, false);
                 if constexpr (Types::compensated && !scaled)
                     finite = finite && Types::finite(part[0], lanes);
             });

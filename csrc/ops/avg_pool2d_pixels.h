@@ -78,7 +78,7 @@ template <bool scaled, class Isa, class T, bool backward, class SumOf>
             for (int p = 0; p < Types::parts; ++p)
                 part[p] = pass.template finished<scaled>(sum[p], divisor, inverse);
             if constexpr (scaled) part[0] = Types::replace_not_finite(y + c, part[0], lanes);
-            Types::store_parts(y + c, part, lanes);
+            Types::store_parts(y + c, part, lanes, pass.streams);
             if constexpr (Types::compensated && !scaled)
                 finite = finite && Types::finite(part[0], lanes);
         });
@@ -195,6 +195,8 @@ void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptr
                             const ImageStrides& stride) {
     using Pass = AvgPoolPass<Isa, T, backward>;
     using Types = AvgPoolTypes<Isa, T>;
+    const bool streams =
+        streams_pixels(batch * setup.h.result * setup.w.result, channels, y);
     const std::ptrdiff_t blocks = (channels - 1) / avg_pool_channels + 1;
     const std::ptrdiff_t block = smaller<Isa>(channels, avg_pool_channels);
     const std::ptrdiff_t taps =
@@ -205,6 +207,7 @@ void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptr
         batch, setup.h.result, blocks, setup.w.result * (block * (taps + 1) + 64),
         [&](RowRange<Isa> range) {
             Pass pass = setup;
+            pass.streams = streams;
             ColumnRing<Isa> ring;
             ring.slots = pass.whole_planes() ? pass.w.source : ring.shared_slots;
             ring.pitch = (block + 2 * Types::V::size - 1) / 16 * 16 + 16;
@@ -239,6 +242,7 @@ void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptr
                     }
                 }
             }
+            if (streams) stream_fence<Isa>();
         });
 }
 

@@ -18,7 +18,7 @@ struct AvgPoolPlanes {
     using Types = AvgPoolTypes<Isa, C>;
     Pass pass;
     RowRing<Isa, C> ring;
-    C* line;
+    RowWriter<Isa, C> writer;
     const char* x;
     char* y;
     ImageStrides stride;
@@ -52,12 +52,9 @@ struct AvgPoolPlanes {
     [[gnu::always_inline]] inline void put(std::ptrdiff_t at, std::ptrdiff_t count,
                                            const Write& write) {
         char* to = y + at * ring.access.element_size;
-        if (ring.access.stored_as_is) {
-            write(reinterpret_cast<C*>(to));
-        } else {
-            write(line);
-            ring.access.store(to, line, count);
-        }
+        C* const values = writer.begin(to);
+        write(values);
+        writer.end(to, values, count);
     }
 
     // Row i of the results from its column sums.
@@ -120,7 +117,11 @@ struct AvgPoolPlanes {
             pass.swap_columns();
             if (i >= begin && same_rows(i)) {  // the same windows hold both rows
                 char* row = y + plane * ring.access.element_size + i * row_bytes;
-                __builtin_memcpy(row, row - row_bytes, static_cast<std::size_t>(row_bytes));
+                if (writer.streams) {
+                    stream_bytes<Isa>(row, reinterpret_cast<const char*>(writer.line), row_bytes);
+                } else {
+                    __builtin_memcpy(row, row - row_bytes, static_cast<std::size_t>(row_bytes));
+                }
             } else if (i >= begin) {
                 put_row(plane + i * pass.w.result, i);
             }
@@ -137,24 +138,31 @@ void avg_pool_planes(const AvgPoolPass<Isa, C, backward>& setup, std::ptrdiff_t 
     const std::ptrdiff_t row_cost = rows_added * (setup.w.source + setup.w.result) + 64;
     for_row_blocks<Isa>(
         batch, channels, setup.h.result, row_cost, [&](RowRange<Isa> range) {
+            const bool streams = batch * channels * setup.h.result * setup.w.result *
+                                     access.element_size >= pool_stream_bytes;
             AvgPoolPlanes<Isa, C, backward> planes = {
-                setup, source_rows<Isa>(access, setup.w.source, stride),
-                nullptr, static_cast<const char*>(x), static_cast<char*>(y), stride, channels};
+                setup,
+                source_rows<Isa>(access, setup.w.source, stride),
+                {access, streams, false},
+                static_cast<const char*>(x),
+                static_cast<char*>(y),
+                stride,
+                channels};
             auto& pass = planes.pass;
-            const std::ptrdiff_t line =
-                access.stored_as_is ? 0 : pass.result_length() + pass.planes;
+            const std::ptrdiff_t line = pass.result_length() + pass.planes;
             ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(
                 pass.scratch_size() + planes.ring.scratch_size() +
                 ScratchParts<Isa>::aligned(static_cast<std::size_t>(line) * sizeof(C))))};
             pass.use_scratch(parts);
             planes.ring.use_scratch(parts, C{});
-            planes.line = parts.template take<C>(line);
-            if (pass.whole_planes()) return planes.put_whole_planes(range);
+            planes.writer.line = parts.template take<C>(line);
+            if (pass.whole_planes()) planes.put_whole_planes(range);
             while (range.next_plane()) {
                 planes.ring.set_plane(planes.plane_at(range.outer, range.inner));
                 planes.put_plane(range.plane() * pass.h.result * pass.w.result, range.first,
                                  range.last);
             }
+            planes.writer.end_task();
         });
 }
 

@@ -122,11 +122,11 @@ struct AvgPoolTypes {
     }
     template <class Lanes>
     [[gnu::always_inline]] static inline void store_parts(T* p, const D (&part)[parts],
-                                                          Lanes lanes) {
+                                                          Lanes lanes, bool streams) {
         if constexpr (parts == 1) {
-            store<Isa>(p, part[0], lanes);
+            put_elements<Isa>(p, part[0], lanes, streams);
         } else {
-            store<Isa>(p, narrow(part[0], part[1]), lanes);
+            put_elements<Isa>(p, narrow(part[0], part[1]), lanes, streams);
         }
     }
 
