@@ -71,7 +71,9 @@ struct AvgPoolPlanes {
 
     // One window a plane: the results of many planes are finished together.
     void put_whole_planes(RowRange<Isa>& range) {
-        const bool narrow = ring.direct && pass.w.source <= Types::D::size;
+        const bool narrow = ring.direct && pass.w.source <= pass.narrow_width;
+        typename Pass::Tile tile;
+        if (narrow) tile = {};
         const PoolDivisors* d = pass.divisors_of(0, {}, 0);
         while (range.next_plane()) {
             std::ptrdiff_t count = 0;
@@ -79,14 +81,15 @@ struct AvgPoolPlanes {
             do {
                 const char* plane = plane_at(range.outer, range.inner);
                 if (narrow) {
-                    pass.add_narrow_plane(reinterpret_cast<const C*>(plane), stride.h);
+                    pass.add_narrow_plane(tile, count, reinterpret_cast<const C*>(plane), stride.h);
                 } else {
                     ring.set_plane(plane);
                     add_columns<false>(0);
+                    pass.add_columns_of(pass.begin[0], pass.end[0], pass.windows.total[count],
+                                        pass.windows.error[count]);
                 }
-                pass.add_columns_of(pass.begin[0], pass.end[0], pass.windows.total[count],
-                                    pass.windows.error[count]);
             } while (++count < Pass::planes && range.next_plane());
+            if (narrow) pass.add_tile(tile);
             bool finite = true;
             put(first, count,
                 [&](C* to) { finite = pass.template write_sums<false>(to, count, d); });

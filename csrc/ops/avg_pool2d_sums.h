@@ -1,5 +1,6 @@
 #pragma once
 // What avg_pool2d.h is made of: spans of an axis, and sums that carry their errors.
+#include "../simd/transpose.h"
 #include "pool2d_rows.h"
 
 namespace stableops {
@@ -118,6 +119,22 @@ struct AvgPoolTypes {
             V v = load<Isa>(p, lanes);
             part[0] = widen_low(v);
             part[1] = widen_high(v);
+        }
+    }
+    // As many elements as there are sums in a vector, or the first `count` of them.
+    [[gnu::always_inline]] static inline D load_wide(const T* p) {
+        if constexpr (parts == 1) {
+            return loadu<Isa>(p);
+        } else {
+            return load_widened<Isa>(p);
+        }
+    }
+    [[gnu::always_inline]] static inline D load_wide(const T* p, int count) {
+        const V v = load<Isa>(p, FirstLanes{count});
+        if constexpr (parts == 1) {
+            return v;
+        } else {
+            return widen_low(v);
         }
     }
     template <class Lanes>

@@ -127,9 +127,16 @@ struct ScatterPixels {
     std::ptrdiff_t largest_step = 0;
 
     // Sums are set to zero shortly before they are used, while they are in the cache.
-    void zero_until(std::ptrdiff_t pixel) {
-        for (; zeroed < smaller<Isa>(pixel, plane_size); ++zeroed)
-            fill_zeros<Isa>(sums + zeroed * pitch, count);
+    [[gnu::always_inline]] inline void zero_until(std::ptrdiff_t pixel) {
+        if (pixel > zeroed) zero_beyond(pixel);
+    }
+    [[gnu::noinline]] void zero_beyond(std::ptrdiff_t pixel) {
+        const std::ptrdiff_t end = smaller<Isa>(plane_size, pixel + 1024 / count);
+        if (pitch == count) {
+            fill_zeros<Isa>(sums + zeroed * pitch, (end - zeroed) * pitch);
+            zeroed = end;
+        }
+        for (; zeroed < end; ++zeroed) fill_zeros<Isa>(sums + zeroed * pitch, count);
     }
     void add_step(std::ptrdiff_t at) {
         for (int k = 0; k < step_count && k < most_steps; ++k)
