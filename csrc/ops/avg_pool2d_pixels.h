@@ -86,7 +86,7 @@ template <bool scaled, class Isa, class T, bool backward, class SumOf>
 }
 
 template <bool scaled, class Isa, class T, bool backward>
-bool avg_pool_pixel(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+[[gnu::noinline]] bool avg_pool_pixel(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
                     std::ptrdiff_t j, std::ptrdiff_t channels, T* y, const T* x,
                     const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;
@@ -120,7 +120,7 @@ constexpr std::ptrdiff_t avg_pool_channels = 128;
 
 // The mean of whole planes: all columns at once, so that memory is read in its own order.
 template <class Isa, class T, bool backward>
-void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+[[gnu::noinline]] void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
                     const ColumnRing<Isa>& ring, std::ptrdiff_t channels, T* y, const T* x,
                     const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;
@@ -156,7 +156,7 @@ void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, 
 }
 
 template <class Isa, class T, bool backward>
-void avg_pool_pixels(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+[[gnu::noinline]] void avg_pool_pixels(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
                      const ColumnRing<Isa>& ring, std::ptrdiff_t channels,
                      std::ptrdiff_t pixel_pitch, T* y, const T* x, const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;

@@ -30,7 +30,7 @@ struct AvgPoolPlanes {
 
     // Sums the columns of result row i.
     template <bool scaled>
-    void add_columns(std::ptrdiff_t i) {
+    [[gnu::noinline]] void add_columns(std::ptrdiff_t i) {
         const PoolSpan span = pass.h.span(i);
         PoolRows<C> in;
         in.rows = 0;
@@ -58,7 +58,7 @@ struct AvgPoolPlanes {
     }
 
     // Row i of the results from its column sums.
-    void put_row(std::ptrdiff_t at, std::ptrdiff_t i) {
+    [[gnu::noinline]] void put_row(std::ptrdiff_t at, std::ptrdiff_t i) {
         const PoolDivisors* d = backward ? nullptr : pass.divisors_of(i, {}, 0);
         put(at, pass.w.result, [&](C* to) {
             if (pass.template write_row<false>(to, d)) return;
@@ -70,7 +70,7 @@ struct AvgPoolPlanes {
     }
 
     // One window a plane: the results of many planes are finished together.
-    void put_whole_planes(RowRange<Isa>& range) {
+    [[gnu::noinline]] void put_whole_planes(RowRange<Isa>& range) {
         const bool narrow = ring.direct && pass.w.source <= pass.narrow_width;
         typename Pass::Tile tile;
         if (narrow) tile = {};
