@@ -10,6 +10,7 @@ void bind_config(pybind11::module_& m);
 void bind_conv2d(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
+void bind_linear_cross_entropy(pybind11::module_& m);
 void bind_logsumexp(pybind11::module_& m);
 void bind_nms(pybind11::module_& m);
 void bind_pool2d(pybind11::module_& m);

@@ -17,7 +17,7 @@ from stableops._config import (
     set_num_threads,
     show_config,
 )
-from stableops._conv2d import conv2d, conv2d_backward
+from stableops._conv2d import conv2d, conv2d_backward, pack_conv2d_weight
 from stableops._core import version as __version__
 from stableops._elementwise import (
     log_sigmoid,
@@ -29,7 +29,8 @@ from stableops._elementwise import (
     softplus,
     softplus_backward,
 )
-from stableops._linear import linear, linear_backward
+from stableops._linear import linear, linear_backward, pack_linear_weight
+from stableops._linear_cross_entropy import linear_cross_entropy
 from stableops._logsumexp import logsumexp, logsumexp_backward
 from stableops._nms import batched_nms, nms
 from stableops._pool2d import (
@@ -68,6 +69,7 @@ __all__ = [
     "get_num_threads",
     "linear",
     "linear_backward",
+    "linear_cross_entropy",
     "log_sigmoid",
     "log_sigmoid_backward",
     "log_softmax",
@@ -78,6 +80,8 @@ __all__ = [
     "max_pool2d_backward",
     "nms",
     "nms_rotated",
+    "pack_conv2d_weight",
+    "pack_linear_weight",
     "relu",
     "relu_backward",
     "set_num_threads",
