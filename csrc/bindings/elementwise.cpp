@@ -12,9 +12,8 @@ T* at(const Array& array, std::ptrdiff_t offset) {
 }
 
 // y = kernel(x, settings...), with the kernel picked from the family by `select`.
-template <class Select, class... Settings>
-py::object unary(const py::object& x_object, const py::object& out, Select select,
-                 Settings... settings) {
+template <auto select, class... Settings>
+py::object unary(const py::object& x_object, const py::object& out, Settings... settings) {
     const FloatArray x = as_float_array(x_object, "x");
     const Array* const inputs[] = {&x};
     Output y(out, x.dtype, x.ndim(), x.shape(), x, inputs);
@@ -32,10 +31,11 @@ py::object unary(const py::object& x_object, const py::object& out, Select selec
 }
 
 // grad_x = kernel(grad_output, saved, settings...), where `saved` is the forward pass's output or input.
-template <class Select, class... Settings>
+enum class Saved { output, x };
+template <Saved kind, auto select, class... Settings>
 py::object unary_backward(const py::object& grad_object, const py::object& saved_object,
-                          const char* saved_name, const py::object& out, Select select,
-                          Settings... settings) {
+                          const py::object& out, Settings... settings) {
+    const char* saved_name = kind == Saved::x ? "x" : "output";
     FloatArray grad = as_float_array(grad_object, "grad_output");
     FloatArray saved = as_float_array(saved_object, saved_name);
     check_same_shape(grad, "grad_output", saved, saved_name);
@@ -57,18 +57,6 @@ py::object unary_backward(const py::object& grad_object, const py::object& saved
         });
     }
     return grad_x.finish();
-}
-
-// Those without settings, as functions of Python's arguments only.
-template <auto select>
-py::object plain_unary(const py::object& x, const py::object& out) {
-    return unary(x, out, select);
-}
-enum class Saved { output, x };
-template <Saved saved_kind, auto select>
-py::object plain_backward(const py::object& grad_output, const py::object& saved,
-                          const py::object& out) {
-    return unary_backward(grad_output, saved, saved_kind == Saved::x ? "x" : "output", out, select);
 }
 
 // A view of weight (one number, or one a channel) in the shape of x, whose channels are axis 1.
@@ -173,28 +161,26 @@ py::object dropout(const py::object& x_object, const char* name, const py::objec
 }  // namespace
 
 void bind_elementwise(py::module_& m) {
-    def<plain_unary<[](const auto& f) { return f.relu; }>>(m, "relu");
-    def<plain_unary<[](const auto& f) { return f.sigmoid; }>>(m, "sigmoid");
-    def<plain_unary<[](const auto& f) { return f.log_sigmoid; }>>(m, "log_sigmoid");
-    def<plain_unary<[](const auto& f) { return f.softplus; }>>(m, "softplus");
-    def<plain_backward<Saved::output, [](const auto& f) { return f.relu_backward; }>>(
+    def<unary<[](const auto& f) { return f.relu; }>>(m, "relu");
+    def<unary<[](const auto& f) { return f.sigmoid; }>>(m, "sigmoid");
+    def<unary<[](const auto& f) { return f.log_sigmoid; }>>(m, "log_sigmoid");
+    def<unary<[](const auto& f) { return f.softplus; }>>(m, "softplus");
+    def<unary_backward<Saved::output, [](const auto& f) { return f.relu_backward; }>>(
         m, "relu_backward");
-    def<plain_backward<Saved::output, [](const auto& f) { return f.sigmoid_backward; }>>(
+    def<unary_backward<Saved::output, [](const auto& f) { return f.sigmoid_backward; }>>(
         m, "sigmoid_backward");
-    def<plain_backward<Saved::x, [](const auto& f) { return f.log_sigmoid_backward; }>>(
+    def<unary_backward<Saved::x, [](const auto& f) { return f.log_sigmoid_backward; }>>(
         m, "log_sigmoid_backward");
-    def<plain_backward<Saved::x, [](const auto& f) { return f.softplus_backward; }>>(
+    def<unary_backward<Saved::x, [](const auto& f) { return f.softplus_backward; }>>(
         m, "softplus_backward");
-    def<[](const py::object& x, const py::object& negative_slope,
-                           const py::object& out) {
-        return unary(x, out, [](const auto& f) { return f.leaky_relu; },
-                     number(negative_slope, "negative_slope"));
+    def<[](const py::object& x, const py::object& negative_slope, const py::object& out) {
+        return unary<[](const auto& f) { return f.leaky_relu; }>(
+            x, out, number(negative_slope, "negative_slope"));
     }>(m, "leaky_relu");
-    def<[](const py::object& grad_output, const py::object& x,
-                                    const py::object& negative_slope, const py::object& out) {
-        return unary_backward(grad_output, x, "x", out,
-                              [](const auto& f) { return f.leaky_relu_backward; },
-                              number(negative_slope, "negative_slope"));
+    def<[](const py::object& grad_output, const py::object& x, const py::object& negative_slope,
+           const py::object& out) {
+        return unary_backward<Saved::x, [](const auto& f) { return f.leaky_relu_backward; }>(
+            grad_output, x, out, number(negative_slope, "negative_slope"));
     }>(m, "leaky_relu_backward");
     def<prelu>(m, "prelu");
     def<prelu_grad_input>(m, "prelu_grad_input");

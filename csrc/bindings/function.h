@@ -52,7 +52,7 @@ PyObject* call(Result (*f)(Parameters...), PyObject* const* arguments, Py_ssize_
                 f(argument<std::remove_cvref_t<Parameters>>(arguments[i])...);
                 return py::none().release().ptr();
             } else {
-                return f(argument<std::remove_cvref_t<Parameters>>(arguments[i])...)
+                return py::cast(f(argument<std::remove_cvref_t<Parameters>>(arguments[i])...))
                     .release()
                     .ptr();
             }

@@ -541,14 +541,19 @@ struct CrossEntropy {
                 total = plus(total, sum_of(slab.hi + b, slab.lo + b,
                                            smaller<Isa>(sum_block, count - b)));
         }
+        C loss = reduced(total, divisor);
+        write_elements<Isa>(a.losses.data, a.losses.type, &loss, 0, 1);
+    }
+
+    // The sum of all losses as the result, rounded once.
+    C reduced(P total, P divisor) const {
         total = normalized(total);
         if (a.reduction == Reduction::mean) {
             P mean = div(total, divisor);
             total = {select(is_finite(total.hi), mean.hi, total.hi / divisor.hi),
                      select(is_finite(total.hi), mean.lo, D::zero())};
         }
-        C loss = static_cast<C>((total.hi + total.lo)[0]);
-        write_elements<Isa>(a.losses.data, a.losses.type, &loss, 0, 1);
+        return static_cast<C>((total.hi + total.lo)[0]);
     }
 
     // An infinite sum has NaN as its error.
