@@ -48,13 +48,16 @@ PyObject* call(Result (*f)(Parameters...), PyObject* const* arguments, Py_ssize_
                                  " positional arguments are needed, " + std::to_string(count) +
                                  " were given");
         return [&]<std::size_t... i>(std::index_sequence<i...>) {
+            const auto result = [&] {
+                return f(argument<std::remove_cvref_t<Parameters>>(arguments[i])...);
+            };
             if constexpr (std::is_void_v<Result>) {
-                f(argument<std::remove_cvref_t<Parameters>>(arguments[i])...);
+                result();
                 return py::none().release().ptr();
+            } else if constexpr (std::is_base_of_v<py::object, Result>) {
+                return result().release().ptr();
             } else {
-                return py::cast(f(argument<std::remove_cvref_t<Parameters>>(arguments[i])...))
-                    .release()
-                    .ptr();
+                return py::cast(result()).release().ptr();
             }
         }(std::index_sequence_for<Parameters...>());
     } catch (...) {
