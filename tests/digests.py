@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 import stableops as so
+from stableops import models, nn
 
 CASES = {}
 
@@ -213,6 +214,49 @@ def weighted_boxes_fusion(rng):
     boxes, scores = crowd(rng, 2000)
     idxs, model = rng.integers(0, 3, 2000), rng.integers(0, 4, 2000)
     return so.weighted_boxes_fusion(boxes, scores, idxs, model)
+
+
+@case
+def training_steps(rng):
+    """Two steps of a small network of each family, in training and evaluation mode."""
+    images, labels = rng.random((6, 1, 28, 28), np.float32), np.arange(6)
+    arrays = []
+    for name in (
+        "lenet5",
+        "small_vgg",
+        "small_nin",
+        "small_inception",
+        "small_resnet",
+        "small_densenet",
+    ):
+        net = models.NETWORKS[name][0](rng=np.random.Generator(np.random.Philox(0)))
+        optimizer = nn.Adam(net, 1e-3) if name == "small_nin" else nn.SGD(net, 0.05, 0.9)
+        for _ in range(2):
+            nn.train_step(net, images, labels, optimizer, nn.CrossEntropyLoss())
+        arrays += [*net.state_dict().values(), net.eval()(images), net.compile()(images)]
+    return arrays
+
+
+@case
+def alexnet_and_its_head(rng):
+    """Local response normalisation, auxiliary heads, dropout, and the layers of 1998."""
+    net = nn.Sequential(
+        conv=nn.Conv2d(3, 8, 7, stride=2),
+        norm=nn.LocalResponseNorm(5),
+        relu=nn.ReLU(),
+        aux=nn.AuxiliaryHead(flatten=nn.Flatten(), fc=nn.Linear(8 * 13 * 13, 4)),
+        pool=nn.MaxPool2d(3, stride=2),
+        flatten=nn.Flatten(),
+        dropout=nn.Dropout(0.5),
+        fc=nn.Linear(8 * 6 * 6, 4),
+    ).initialize(np.random.Generator(np.random.Philox(0)))
+    images, labels = rng.random((4, 3, 32, 32), np.float32), np.arange(4)
+    old = models.lenet5_1998(rng=np.random.Generator(np.random.Philox(0)))
+    for network, pictures in ((net, images), (old, images[:, :1])):
+        optimizer = nn.SGD(network, 1e-3, 0.9)
+        for _ in range(2):
+            nn.train_step(network, pictures, labels, optimizer, nn.CrossEntropyLoss())
+    return [*net.state_dict().values(), *old.state_dict().values()]
 
 
 @case

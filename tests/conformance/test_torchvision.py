@@ -73,10 +73,10 @@ def test_logits(name, dtype):
 FAMILIES = ["alexnet", "vgg11", "vgg11_bn", "googlenet", "resnet18", "resnet50", "densenet121"]
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradients_of_a_training_step(name):
-    """Of all parameters, of the running statistics, and of the picture, in float64."""
-    dtype = "float64"
+def test_gradients_of_a_training_step(name, dtype):
+    """Of all parameters and of the picture, and the running statistics."""
     peer = make_peer(name, dtype).train()
     net = make_ours(name, peer, dtype)
     for modules, kind in ((peer.modules(), torch.nn.Dropout), (walk(net), nn.Dropout)):
