@@ -22,6 +22,7 @@ FAMILIES = {
     "pooling": "bench_pool2d",
     "nms": "bench_nms",
     "overhead": "bench_overhead",
+    "networks": "bench_networks",
 }
 
 NCHW = "NCHW"

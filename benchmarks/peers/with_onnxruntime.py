@@ -94,3 +94,12 @@ def nms(boxes, scores, *, iou_threshold):
         output_type=np.dtype(np.int64), output_rank=2, opset=11,
     )  # fmt: skip
     return session_call(model, *inputs), lambda selected: selected[:, 2]
+
+
+def predict(x, *, network):
+    from benchmarks.peers.onnx_network import to_onnx
+    from benchmarks.peers.with_stableops import network_of
+
+    if not x.flags.c_contiguous:
+        return None
+    return session_call(to_onnx(network_of(network), x.shape), x)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 import stableops as F
+from stableops import models, nn
 
 
 def load(threads: int) -> str:
@@ -147,3 +150,19 @@ def box_iou_rotated(boxes1, boxes2):
 
 def nms_rotated(boxes, scores, *, iou_threshold):
     return lambda: F.nms_rotated(boxes, scores, iou_threshold)
+
+
+def network_of(name):
+    """The weights that all libraries have."""
+    return models.NETWORKS[name][0](rng=np.random.Generator(np.random.Philox(0)))
+
+
+def predict(x, *, network):
+    net = network_of(network).eval().compile()
+    return lambda: net(x)
+
+
+def training_step(x, labels, *, network):
+    net = network_of(network)
+    optimizer, criterion = nn.SGD(net, 1e-4, momentum=0.9), nn.CrossEntropyLoss()
+    return lambda: np.array([nn.train_step(net, x, labels, optimizer, criterion)])

@@ -224,3 +224,31 @@ def complete_box_iou(boxes1, boxes2):
         return distance - v / (1 - iou + v + 1e-7) * v
 
     return on_numpy(call, boxes1, boxes2)
+
+
+def network_as_torch(name, x):
+    from benchmarks.peers.torch_network import to_torch
+    from benchmarks.peers.with_stableops import network_of
+
+    net = to_torch(network_of(name))
+    return net if x.flags.c_contiguous else net.to(memory_format=torch.channels_last)
+
+
+def predict(x, *, network):
+    net = network_as_torch(network, x).eval()
+    return on_numpy(net, x)
+
+
+def training_step(x, labels, *, network):
+    net = network_as_torch(network, x).train()
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9)
+
+    def call():
+        with torch.enable_grad():
+            loss = F.cross_entropy(net(torch.from_numpy(x)), torch.from_numpy(labels))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.detach().numpy().reshape(1)
+
+    return call
