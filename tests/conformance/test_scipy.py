@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("scipy", reason='pip install "stableops[conformance]"')
 
+
 def test_scipy_special():
     run = subprocess.run(
         [
