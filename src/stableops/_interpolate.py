@@ -92,7 +92,7 @@ def interpolate_backward(
         Gradient with respect to the result, of its shape.
     input_shape : sequence of int
         Shape of the input of :func:`interpolate`.
-    mode, align_corners
+    mode, align_corners : str and bool
         As given to :func:`interpolate`.
     scale_factor : float or pair of float, optional
         As given to :func:`interpolate`, if it was.
