@@ -132,7 +132,10 @@ def main():
         for dtype in options.dtype or ["float64", "float32"]:
             error, where, tried = search(name, DTYPES[dtype], options.seconds, options.seed)
             values = ", ".join(v.hex() for v in where)
-            print(f"{name} {dtype}: {error:.4f} ULP at ({values}) = {where}; {tried} inputs", flush=True)
+            print(
+                f"{name} {dtype}: {error:.4f} ULP at ({values}) = {where}; {tried} inputs",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
