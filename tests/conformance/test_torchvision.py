@@ -150,3 +150,20 @@ def test_gradients_in_float32(name):
     error = norm([ours[key] - exact[key] for key in exact]) / size
     assert error <= 2 * norm([theirs[key] - exact[key] for key in exact]) / size + 1e-5
     assert error < 0.05
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_files_of_torch(name, is_zip, tmp_path):
+    """Of `torch.save` today, and as many of torchvision's files were written."""
+    state = make_peer(name, "float32").state_dict()
+    state["half"] = torch.arange(6).reshape(2, 3).to(torch.bfloat16).T
+    state["parameter"] = torch.nn.Parameter(torch.ones(2, 2))
+    path = tmp_path / "net.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=is_zip)
+    read = nn.load_weights(path)
+    assert list(read) == list(state)
+    for key, tensor in state.items():
+        expected = tensor.detach().float() if key == "half" else tensor.detach()
+        assert read[key].dtype == expected.numpy().dtype
+        assert np.array_equal(read[key], expected.numpy()), key
