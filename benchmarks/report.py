@@ -99,7 +99,7 @@ def ratio_figure(rows: Sequence[Row]) -> Figure | None:
             "x": [10**left] * len(points),
             "y": [height + 0.42 for height in heights],
             "text": [
-                f"<b>{value:.2f}</b>  {row['case']}, {row['threads']}T" for value, row in points
+                f"<b>{value:.2f}</b>  {row['threads']}T {row['case']}" for value, row in points
             ],
             "mode": "text",
             "textposition": "middle right",
@@ -507,7 +507,7 @@ def add_times(page: Page, data: dict[str, Any]) -> None:
     page.section(
         "Every case",
         "One line a case, the best at the top; the dotted line is where stableops and the best "
-        "peer are equal. 1T: one thread.",
+        "peer are equal. 1T: one thread. Hover for the whole name.",
         ratio_figure(rows),
         folded_table=html_table(cells, mark_ratio),
     )

@@ -1,8 +1,8 @@
 """Search for the inputs on which elementwise functions and sigmoid_cross_entropy err most.
 
 ``python benchmarks/search.py [--seconds 60] [--dtype float64] [NAME ...]``: hill climbing over the
-bits of the input, restarted from random points, with the error against mpmath as the height. Prints the
-worst inputs found as exact values.
+bits of the input, restarted from random points, with the error against mpmath as the height. Prints
+the worst inputs found as exact values.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 import stableops
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import reference  # noqa: E402
+import reference
 
 DTYPES = {
     "float64": np.float64,
@@ -132,10 +132,8 @@ def main():
         for dtype in options.dtype or ["float64", "float32"]:
             error, where, tried = search(name, DTYPES[dtype], options.seconds, options.seed)
             values = ", ".join(v.hex() for v in where)
-            print(
-                f"{name} {dtype}: {error:.4f} ULP at ({values}) = {where}; {tried} inputs",
-                flush=True,
-            )
+            found = f"{error:.4f} ULP at ({values}) = {where}; {tried} inputs"
+            print(f"{name} {dtype}: {found}", flush=True)
 
 
 if __name__ == "__main__":

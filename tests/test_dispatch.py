@@ -1,4 +1,4 @@
-"""Levels can be listed and forced, a forced level is the running one, and objects of different levels
+"""Levels can be listed and forced, a forced level is the running one; objects of different levels
 share no symbol."""
 
 import os
@@ -18,8 +18,8 @@ TAGS = {"Baseline": "baseline", "X86V3": "x86-64-v3", "X86V4": "x86-64-v4"}
 
 # What kernel code may call: the runtime, the scalar code of csrc/ops/*.cpp, memory functions that
 # compilers emit, the exact fma that the baseline lacks, the machinery of exceptions (thread_scratch
-# may throw std::bad_alloc), and in a sanitizer build the sanitizers. That build matters most: without
-# inlining nothing hides.
+# may throw std::bad_alloc), and in a sanitizer build the sanitizers. That build matters most:
+# without inlining nothing hides.
 ALLOWED_CALLS = re.compile(
     r"stableops::(parallel_for|num_threads|thread_scratch|acquire_block|release_block"
     r"|iou_exceeds|box_measures|rotated_iou|make_rotated_box)\("
@@ -93,6 +93,5 @@ def test_objects_of_a_level_export_only_their_own(tag):
         ).stdout
         if "asan" in path.parts:
             continue  # registers its globals at load
-        assert ".init_array" not in sections and ".ctors" not in sections, (
-            f"{path} runs code at load"
-        )
+        for section in (".init_array", ".ctors"):
+            assert section not in sections, f"{path} runs code at load"

@@ -145,6 +145,53 @@ def test_weights_that_cancel(dtype):
         assert error(got, log, dtype) <= bound(1.0, 1.5, dtype)
 
 
+WEIGHTS_THAT_CANCEL = [
+    # equal elements whose weights cancel entirely, beside what is left below them
+    ([92, 92, 92, 0], [-9e-41, 744, -744, 0.5]),
+    ([92, 92, 92, 0], [-4.5e-41, 744, -744, 0.5]),
+    ([5, 5, 5, 5, 1], [1e38, 1e10, -1e38, -1e10, 1e-38]),
+    ([5, 5, 5, 5, 5], [1e38, 1e-38, -1e38, 1e5, -1e5]),
+    ([0, 0, 0], [3e38, 1e-45, -3e38]),
+    ([9, 9, 5, 5, -3], [1, -1, 2, -2, 1]),
+    ([9, 9, 5, 5], [1, -1, 2, -2]),
+    ([600, 600, -600], [1, -1, 1]),
+    ([600, 600, -600], [1, -1, -1e-40]),
+    ([700, 700, 700, 0], [0.25, 0.5, -0.75, 1]),
+    ([2000, 2000, -2000, -2000, 0.25], [3, -3, 1, -1, -1]),
+    ([4000, 4000, 3000, 3000, 2000], [1, -1, 1, -1, 1]),
+    ([4000, 4000, 0.5, 0.5], [1, -1, 1, 1e-30]),
+    ([1e38, 1e38, -1e38, 2e-38, 2e-38], [1, -1, 1, 1, 1e-3]),
+    # a sum next to 1
+    ([0, 0, 0, -80], [744, -743, 1e-40, 0]),
+    ([1e-30, -1e-35], [2, -1]),
+    ([1e-38, 1e-40], [2, -1]),
+    ([0, 1e-38, 80, 80], [0.5, 0.5, 7, -7]),
+]
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize(("x", "b"), WEIGHTS_THAT_CANCEL)
+def test_weights_that_cancel_entirely(x, b, dtype):
+    with np.errstate(over="ignore"):
+        x, b = np.array(x, np.float64).astype(dtype), np.array(b, np.float64).astype(dtype)
+    if not (np.isfinite(x.astype(np.float64)) & np.isfinite(b.astype(np.float64))).all():
+        pytest.skip("beyond float16")
+    sign, log = weighted_sum(x, b)
+    for columns in (len(x), 40, 300):
+        wide_x, wide_b = np.full(columns, x[0]), np.zeros(columns, dtype)
+        wide_x[: len(x)], wide_b[: len(x)] = x, b
+        got, got_sign = so.logsumexp(wide_x[::-1], b=wide_b[::-1], return_sign=True)
+        assert got_sign == sign
+        assert got == -np.inf if sign == 0 else error(got, log, dtype) <= bound(1.0, 1.5, dtype)
+
+
+def test_weights_infinite():
+    assert so.logsumexp([1.0, 2.0], b=[np.inf, 1.0]) == np.inf
+    assert so.logsumexp([1.0, 2.0], b=[-np.inf, 1.0], return_sign=True) == (np.inf, -1)
+    assert np.isnan(so.logsumexp([1.0, 2.0], b=[np.inf, -np.inf]))
+    assert np.isnan(so.logsumexp([1.0, 1.0, np.nan], b=[1.0, -1.0, 1e-300]))
+
+
 def test_weights_special():
     inf, nan = np.inf, np.nan
     assert so.logsumexp([1e20, -1e20, 1.1], b=[0, 0, 1]) == 1.1

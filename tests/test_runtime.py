@@ -1,4 +1,4 @@
-"""Threads and memory under load, plainly and under the thread sanitizer: csrc/runtime/runtime_test.cpp."""
+"""Threads and memory under load, also under the thread sanitizer: csrc/runtime/runtime_test.cpp."""
 
 import subprocess
 

@@ -24,9 +24,9 @@
 
 namespace stableops {
 
-template <bool backward, class Isa, class T>
-void avg_pool_pass(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
-                   const ImageStrides& stride) {
+template <class Isa, class T, bool backward>
+[[gnu::noinline]] AvgPoolPass<Isa, T, backward> avg_pool_pass(const Pool2dShape& shape,
+                                                              const AvgPool2dRule& rule) {
     AvgPoolPass<Isa, T, backward> pass = {};
     pass.h = {shape.height, shape.out_h,   shape.kernel_h, shape.stride_h,
               shape.pad_h,  rule.adaptive, backward,       rule.count_include_pad};
@@ -46,10 +46,19 @@ void avg_pool_pass(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, co
     pass.left = pass.stepwise() ? 0 : larger<Isa>(0, -pass.first_column(0));
     pass.scale = 0.125;
     for (; terms > 1; terms *= 0.5) pass.scale *= 0.5;
+    return pass;
+}
+
+template <bool backward, class Isa, class T>
+void avg_pool(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
+              const ImageStrides& stride) {
     if (shape.channels_last) {
-        avg_pool_channels_last(pass, shape.batch, shape.channels, y, x, stride);
+        avg_pool_channels_last(avg_pool_pass<Isa, T, backward>(shape, rule), shape.batch,
+                               shape.channels, y, x, stride);
     } else {
-        avg_pool_planes(pass, shape.batch, shape.channels, y, x, stride);
+        using C = typename PoolElement<T>::type;
+        avg_pool_planes(avg_pool_pass<Isa, C, backward>(shape, rule), shape.batch, shape.channels,
+                        y, x, stride, plane_access<Isa, T>());
     }
 }
 
@@ -57,12 +66,12 @@ void avg_pool_pass(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, co
 template <class Isa, Storage T>
 void avg_pool2d(const Pool2dShape& shape, const AvgPool2dRule& rule, T* y, const T* x,
                 const ImageStrides& stride) {
-    avg_pool_pass<false, Isa, T>(shape, rule, y, x, stride);
+    avg_pool<false, Isa, T>(shape, rule, y, x, stride);
 }
 template <class Isa, Storage T>
 void avg_pool2d_backward(const Pool2dShape& shape, const AvgPool2dRule& rule, T* grad_x,
                          const T* grad_y, const ImageStrides& stride) {
-    avg_pool_pass<true, Isa, T>(shape, rule, grad_x, grad_y, stride);
+    avg_pool<true, Isa, T>(shape, rule, grad_x, grad_y, stride);
 }
 
 }  // namespace stableops

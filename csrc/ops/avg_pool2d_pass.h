@@ -69,7 +69,7 @@ struct AvgPoolPass {
         return 4 * line(columns_length()) + 4 * line(result_length()) +
                2 * PoolRows<T>::most * line(divisors_length());
     }
-    void use_scratch(ScratchParts<Isa>& parts) {
+    [[gnu::noinline]] void use_scratch(ScratchParts<Isa>& parts) {
         const auto zeros = [&](std::ptrdiff_t n) {
             double* line = parts.template take<double>(n);
             for (std::ptrdiff_t i = 0; i < n; ++i) line[i] = 0;
@@ -101,6 +101,10 @@ struct AvgPoolPass {
         const std::ptrdiff_t count = divisor != 0 ? 1 : h.count(o);
         for (const PoolDivisors& d : divisors)
             if (d.row_count == count) return &d;
+        return new_divisors(count, in, used);
+    }
+    [[gnu::noinline]] const PoolDivisors* new_divisors(std::ptrdiff_t count, const PoolRows<T>& in,
+                                                       int used) {
         int slot = 0;
         for (int k = 0; k < used; ++k) {
             if (in.divisors[k] == &divisors[slot]) {

@@ -5,117 +5,155 @@
 
 namespace stableops {
 
-// Sums the columns of result row i.
-template <bool scaled, class Isa, class T, bool backward>
-void avg_pool_columns(AvgPoolPass<Isa, T, backward>& pass, RowRing<Isa, T>& ring,
-                                     std::ptrdiff_t i) {
-    const PoolSpan span = pass.h.span(i);
-    PoolRows<T> in;
-    in.rows = 0;
-    in.starts = true;
-    for (std::ptrdiff_t r = span.begin; r < span.end; r += PoolRows<T>::most) {
-        in.starts = r == span.begin;
-        in.rows = static_cast<int>(smaller<Isa>(span.end - r, PoolRows<T>::most));
-        for (int k = 0; k < in.rows; ++k) {
-            in.row[k] = ring.row(r + k);
-            if constexpr (backward) in.divisors[k] = pass.divisors_of(r + k, in, k);
+// Rows of the source, laid out; their padding is not read.
+template <class Isa, class C>
+RowRing<Isa, C> source_rows(const PlaneAccess<C>& access, std::ptrdiff_t width,
+                            const ImageStrides& stride) {
+    return {access, {width, stride.w, 0, 1, 1, width}, stride.h};
+}
+
+template <class Isa, class C, bool backward>
+struct AvgPoolPlanes {
+    using Pass = AvgPoolPass<Isa, C, backward>;
+    using Types = AvgPoolTypes<Isa, C>;
+    Pass pass;
+    RowRing<Isa, C> ring;
+    C* line;
+    const char* x;
+    char* y;
+    ImageStrides stride;
+    std::ptrdiff_t channels;
+
+    const char* plane_at(std::ptrdiff_t n, std::ptrdiff_t c) const {
+        return x + (n * stride.n + c * stride.c) * ring.access.element_size;
+    }
+
+    // Sums the columns of result row i.
+    template <bool scaled>
+    void add_columns(std::ptrdiff_t i) {
+        const PoolSpan span = pass.h.span(i);
+        PoolRows<C> in;
+        in.rows = 0;
+        in.starts = true;
+        for (std::ptrdiff_t r = span.begin; r < span.end; r += PoolRows<C>::most) {
+            in.starts = r == span.begin;
+            in.rows = static_cast<int>(smaller<Isa>(span.end - r, PoolRows<C>::most));
+            for (int k = 0; k < in.rows; ++k) {
+                in.row[k] = ring.row(r + k);
+                if constexpr (backward) in.divisors[k] = pass.divisors_of(r + k, in, k);
+            }
+            pass.template add_rows<scaled>(in);
         }
-        pass.template add_rows<scaled>(in);
+        if (span.begin >= span.end) pass.clear_columns();  // no window holds this row
     }
-    if (span.begin >= span.end) pass.clear_columns();  // no window holds this row
-}
 
-// Row i of the results, at y, from its column sums.
-template <class Isa, class T, bool backward>
-void avg_pool_row(AvgPoolPass<Isa, T, backward>& pass, RowRing<Isa, T>& ring, T* y,
-                  std::ptrdiff_t i) {
-    const PoolDivisors* d = backward ? nullptr : pass.divisors_of(i, {}, 0);
-    if (pass.template write_row<false>(y, d)) return;
-    if constexpr (AvgPoolTypes<Isa, T>::compensated) {
-        avg_pool_columns<true>(pass, ring, i);
-        pass.template write_row<true>(y, d);
+    // `count` results from position `at` on, of row i, written by write<scaled>(to, divisors).
+    template <class Write>
+    [[gnu::always_inline]] inline void put(std::ptrdiff_t at, std::ptrdiff_t count,
+                                           const Write& write) {
+        char* to = y + at * ring.access.element_size;
+        if (ring.access.stored_as_is) {
+            write(reinterpret_cast<C*>(to));
+        } else {
+            write(line);
+            ring.access.store(to, line, count);
+        }
     }
-}
 
-template <class Isa, class T, bool backward>
-void avg_pool_planes(const AvgPoolPass<Isa, T, backward>& setup, std::ptrdiff_t batch,
-                     std::ptrdiff_t channels, T* y, const T* x, const ImageStrides& stride) {
-    using Ring = RowRing<Isa, T>;
-    using Pass = AvgPoolPass<Isa, T, backward>;
+    // Row i of the results from its column sums.
+    void put_row(std::ptrdiff_t at, std::ptrdiff_t i) {
+        const PoolDivisors* d = backward ? nullptr : pass.divisors_of(i, {}, 0);
+        put(at, pass.w.result, [&](C* to) {
+            if (pass.template write_row<false>(to, d)) return;
+            if constexpr (Types::compensated) {
+                add_columns<true>(i);
+                pass.template write_row<true>(to, d);
+            }
+        });
+    }
+
+    // One window a plane: the results of many planes are finished together.
+    void put_whole_planes(RowRange<Isa>& range) {
+        const bool narrow = ring.direct && pass.w.source <= Types::D::size;
+        const PoolDivisors* d = pass.divisors_of(0, {}, 0);
+        while (range.next_plane()) {
+            std::ptrdiff_t count = 0;
+            const std::ptrdiff_t first = range.plane();
+            do {
+                const char* plane = plane_at(range.outer, range.inner);
+                if (narrow) {
+                    pass.add_narrow_plane(reinterpret_cast<const C*>(plane), stride.h);
+                } else {
+                    ring.set_plane(plane);
+                    add_columns<false>(0);
+                }
+                pass.add_columns_of(pass.begin[0], pass.end[0], pass.windows.total[count],
+                                    pass.windows.error[count]);
+            } while (++count < Pass::planes && range.next_plane());
+            bool finite = true;
+            put(first, count,
+                [&](C* to) { finite = pass.template write_sums<false>(to, count, d); });
+            if (finite) continue;
+            for (std::ptrdiff_t k = 0; k < count; ++k) {
+                const std::ptrdiff_t plane = first + k;
+                ring.set_plane(plane_at(plane / channels, plane % channels));
+                add_columns<false>(0);
+                put_row(plane, 0);
+            }
+        }
+    }
+
+    // Rows [begin, end) of one plane, whose first result is at position `plane`. The columns of row
+    // i + 1 are summed before those of row i are read, for the sake of vectors that straddle two
+    // stores.
+    void put_plane(std::ptrdiff_t plane, std::ptrdiff_t begin, std::ptrdiff_t end) {
+        const auto same_rows = [&](std::ptrdiff_t i) {
+            if (!backward || i == begin) return false;
+            const PoolSpan a = pass.h.span(i), b = pass.h.span(i - 1);
+            return a.begin == b.begin && a.end == b.end;
+        };
+        const std::ptrdiff_t row_bytes = pass.w.result * ring.access.element_size;
+        for (std::ptrdiff_t i = begin - 1; i < end; ++i) {
+            const bool other_next = i + 1 < end && !same_rows(i + 1);
+            pass.swap_columns();
+            if (other_next) add_columns<false>(i + 1);
+            pass.swap_columns();
+            if (i >= begin && same_rows(i)) {  // the same windows hold both rows
+                char* row = y + plane * ring.access.element_size + i * row_bytes;
+                __builtin_memcpy(row, row - row_bytes, static_cast<std::size_t>(row_bytes));
+            } else if (i >= begin) {
+                put_row(plane + i * pass.w.result, i);
+            }
+            if (other_next) pass.swap_columns();
+        }
+    }
+};
+
+template <class Isa, class C, bool backward>
+void avg_pool_planes(const AvgPoolPass<Isa, C, backward>& setup, std::ptrdiff_t batch,
+                     std::ptrdiff_t channels, void* y, const void* x, const ImageStrides& stride,
+                     const PlaneAccess<C>& access) {
     const std::ptrdiff_t rows_added = setup.h.source / setup.h.result + 2;
     const std::ptrdiff_t row_cost = rows_added * (setup.w.source + setup.w.result) + 64;
     for_row_blocks<Isa>(
         batch, channels, setup.h.result, row_cost, [&](RowRange<Isa> range) {
-            Pass pass = setup;
-            Ring ring;
-            ring.width = ring.right = pass.w.source;
-            ring.stride_h = stride.h;
-            ring.stride_w = stride.w;
-            ScratchParts<Isa> parts{static_cast<char*>(
-                thread_scratch(pass.scratch_size() + ring.scratch_size()))};
+            AvgPoolPlanes<Isa, C, backward> planes = {
+                setup, source_rows<Isa>(access, setup.w.source, stride),
+                nullptr, static_cast<const char*>(x), static_cast<char*>(y), stride, channels};
+            auto& pass = planes.pass;
+            const std::ptrdiff_t line =
+                access.stored_as_is ? 0 : pass.result_length() + pass.planes;
+            ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(
+                pass.scratch_size() + planes.ring.scratch_size() +
+                ScratchParts<Isa>::aligned(static_cast<std::size_t>(line) * sizeof(C))))};
             pass.use_scratch(parts);
-            ring.use_scratch(parts, T{});
-            const auto set_plane = [&](std::ptrdiff_t n, std::ptrdiff_t c) {
-                ring.set_plane(x + n * stride.n + c * stride.c);
-            };
-            if (pass.whole_planes()) {
-                const bool narrow =
-                    stride.w == 1 && pass.w.source <= AvgPoolTypes<Isa, T>::D::size;
-                const PoolDivisors* d = pass.divisors_of(0, {}, 0);
-                while (range.next_plane()) {
-                    std::ptrdiff_t count = 0;
-                    T* first_y = y + range.plane();
-                    do {
-                        if (narrow) {
-                            pass.add_narrow_plane(
-                                x + range.outer * stride.n + range.inner * stride.c, stride.h);
-                        } else {
-                            set_plane(range.outer, range.inner);
-                            avg_pool_columns<false>(pass, ring, 0);
-                        }
-                        pass.add_columns_of(pass.begin[0], pass.end[0],
-                                            pass.windows.total[count], pass.windows.error[count]);
-                    } while (++count < Pass::planes && range.next_plane());
-                    if (!pass.template write_sums<false>(first_y, count, d)) {
-                        if constexpr (AvgPoolTypes<Isa, T>::compensated) {
-                            for (std::ptrdiff_t k = 0; k < count; ++k) {
-                                const std::ptrdiff_t plane = first_y + k - y;
-                                set_plane(plane / channels, plane % channels);
-                                avg_pool_columns<false>(pass, ring, 0);
-                                avg_pool_row(pass, ring, first_y + k, 0);
-                            }
-                        }
-                    }
-                }
-                return;
-            }
+            planes.ring.use_scratch(parts, C{});
+            planes.line = parts.template take<C>(line);
+            if (pass.whole_planes()) return planes.put_whole_planes(range);
             while (range.next_plane()) {
-                set_plane(range.outer, range.inner);
-                T* plane_y = y + range.plane() * pass.h.result * pass.w.result;
-                // The columns of row i + 1 are summed before those of row i are read, for the sake
-                // of vectors that straddle two stores.
-                const auto same_rows = [&](std::ptrdiff_t i) {
-                    if (!backward || i == range.first) return false;
-                    const PoolSpan a = pass.h.span(i), b = pass.h.span(i - 1);
-                    return a.begin == b.begin && a.end == b.end;
-                };
-                avg_pool_columns<false>(pass, ring, range.first);
-                for (std::ptrdiff_t i = range.first; i < range.last; ++i) {
-                    T* y_row = plane_y + i * pass.w.result;
-                    const bool other_next = i + 1 < range.last && !same_rows(i + 1);
-                    if (other_next) {
-                        pass.swap_columns();
-                        avg_pool_columns<false>(pass, ring, i + 1);
-                        pass.swap_columns();
-                    }
-                    if (same_rows(i)) {  // the same windows hold both rows
-                        __builtin_memcpy(y_row, y_row - pass.w.result,
-                                         static_cast<std::size_t>(pass.w.result) * sizeof(T));
-                    } else {
-                        avg_pool_row(pass, ring, y_row, i);
-                    }
-                    if (other_next) pass.swap_columns();
-                }
+                planes.ring.set_plane(planes.plane_at(range.outer, range.inner));
+                planes.put_plane(range.plane() * pass.h.result * pass.w.result, range.first,
+                                 range.last);
             }
         });
 }

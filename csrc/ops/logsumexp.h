@@ -14,39 +14,27 @@
 //               sum is formed again in a longer type when the first result shows that this matters:
 //               of the sum of exp(x_i) itself, with no m, less 1, in triple length, so that
 //               y = log1p(sum - 1) is right however near to 1 the sum is.
-//   signs       b of both signs: S cancels. The same second look is taken.
+//   signs       b of both signs: S cancels, and entirely so where the weights of equal x_i do, however
+//               large they are; what decides then may be any distance below. The sum is formed again
+//               without error.
 //
-// Error budget. With e the relative error of S (float32: 2^-44; float64: 2^-61 and log's 2^-59.4), the first
-// result has an absolute error of e (1 + |log S|) at most; it is accepted if that is below 2^-26 or
-// 2^-55 of the result: 0.75 ULP. Float32 then tries float64's way: accepted down to y = 2^-32 |m|.
-// Triple length: the sum less 1 is right to 2^-150 of its largest term, so y keeps its digits until
-// 95 bits more than those of a double cancel.
+// Error budget. With e the relative error of S (float32: 2^-44; float64, and all with b: 2^-61 and log's
+// 2^-59.4), the first result has an absolute error of e (1 + |log S|) at most; it is accepted if that is
+// below 2^-26 or 2^-55 of the result: 0.75 ULP. Float32 without b then tries float64's way: accepted down
+// to y = 2^-32 |m|. Triple length: the sum less 1 is right to 2^-150 of its largest term, so y keeps its
+// digits until 95 bits more than those of a double cancel. With b: exp is right to 2^-150, and nothing else
+// is rounded; sums of b_i exp(x_i) over different x_i that cancel by more than 95 bits are beyond it.
 //
 // Edge cases. NaN: NaN. +inf: +inf. All -inf, or nothing left by b or a mask: -inf, sign 0 where there is
 // b. An element with b = 0 takes no part, whatever it is. A negative sum without the sign asked for: NaN.
 //
 // logsumexp_backward: g softmax(x)_i, from x itself: exp(x_i - y) would inherit |y| / 2 ULP of y's rounding.
+#include "../simd/exact_sum.h"
 #include "../simd/triple.h"
 #include "softmax.h"
 
 namespace stableops {
 
-// R, c and the sum of |b_i| E_i.
-template <class Isa, class C>
-struct WeightedExponentials {
-    typename Exponentials<Isa, C>::Number rest;
-    typename Exponentials<Isa, C>::Number tops;
-    Vec<Isa, double> size;
-};
-template <class Isa, class C>
-[[gnu::always_inline]] inline WeightedExponentials<Isa, C> plus(WeightedExponentials<Isa, C> a,
-                                                                WeightedExponentials<Isa, C> b) {
-    return {plus(a.rest, b.rest), plus(a.tops, b.tops), a.size + b.size};
-}
-template <int by, class Isa, class C>
-[[gnu::always_inline]] inline WeightedExponentials<Isa, C> rotate(WeightedExponentials<Isa, C> a) {
-    return {rotate<by>(a.rest), rotate<by>(a.tops), rotate<by>(a.size)};
-}
 template <class Isa>
 [[gnu::always_inline]] inline Triple<Isa> plus(Triple<Isa> a, Triple<Isa> b) {
     return add(a, b);
@@ -56,30 +44,14 @@ template <int by, class Isa>
     return {rotate<by>(a.hi), rotate<by>(a.mid), rotate<by>(a.lo)};
 }
 
-// A "sum" that keeps the largest term.
-template <class Isa>
-struct LargestOf {
-    Vec<Isa, double> value;
-};
-template <class Isa>
-[[gnu::always_inline]] inline LargestOf<Isa> plus(LargestOf<Isa> a, LargestOf<Isa> b) {
-    return {max(a.value, b.value)};
-}
-template <int by, class Isa>
-[[gnu::always_inline]] inline LargestOf<Isa> rotate(LargestOf<Isa> a) {
-    return {rotate<by>(a.value)};
-}
-
 // A result: log |S| + m as hi + lo, and the sign of S.
-template <class Isa>
 struct SignedLog {
-    Pair<Isa> log;
-    Vec<Isa, double> sign;
+    double hi, lo, sign;
 };
 
 // One row again, in a longer type. Rows that come here are rare, so they are gathered in small blocks
 // and need no scratch.
-template <class Isa, class C, bool weighted>
+template <class Isa, class C>
 struct SecondLook {
     using D = Vec<Isa, double>;
     using P = Pair<Isa>;
@@ -90,144 +62,248 @@ struct SecondLook {
     const RowOperand* b;
     std::ptrdiff_t row;
 
-    template <class Sum, class Term>
-    [[gnu::always_inline]] inline Sum sum(Sum zero, const Term& term) const {
+    // body(slot, x, b) for all columns; b is 1 where there is none. Beyond the end x is -inf and b 0.
+    template <class Body>
+    [[gnu::always_inline]] inline void each(const Body& body) const {
         constexpr std::ptrdiff_t block = 512;
         C values[block], weights[block];
         const char* x_row = x.data + row_offset<Isa>(shape, x, row);
-        const char* b_row = weighted ? b->data + row_offset<Isa>(shape, *b, row) : nullptr;
-        Sum total = zero;
+        const char* b_row = b == nullptr ? nullptr : b->data + row_offset<Isa>(shape, *b, row);
+        for (std::ptrdiff_t i = 0; i < block; ++i) weights[i] = 1;
         for (std::ptrdiff_t c = 0; c < shape.cols; c += block) {
             std::ptrdiff_t n = smaller<Isa>(block, shape.cols - c);
             gather_line<Isa>(values, shape, x, x_row, c, n);
-            if constexpr (weighted) {
-                gather_line<Isa>(weights, shape, *b, b_row, c, n);
-            } else {
-                for (std::ptrdiff_t i = 0; i < n; ++i) weights[i] = 1;
-            }
-            Lanes<Form, Sum> sums(zero);
+            if (b != nullptr) gather_line<Isa>(weights, shape, *b, b_row, c, n);
             Form::each(
                 n,
                 [&](int slot, std::ptrdiff_t, D v, D w) __attribute__((always_inline)) {
-                    v = select(w == D::zero(), D::splat(minus_infinity), v);
-                    sums.lane[slot] = plus(sums.lane[slot], term(v, w));
+                    body(slot, v, w);
                 },
                 Column<C>{values, minus_infinity}, Column<C>{weights, 0});
-            total = plus(total, Form::fold(sums.lane, Plus{}));
         }
-        return total;
+    }
+    template <class Sum, class Term>
+    [[gnu::always_inline]] inline Sum sum(Sum zero, const Term& term) const {
+        Lanes<Form, Sum> sums(zero);
+        each([&](int slot, D v, D) __attribute__((always_inline)) {
+            sums.lane[slot] = plus(sums.lane[slot], term(v));
+        });
+        return Form::fold(sums.lane, Plus{});
     }
 
     // As float64 rows are summed at first, for float32 without weights.
-    SignedLog<Isa> pair(D m) const {
+    [[gnu::noinline]] SignedLog pair(double peak) const {
         using E = Exponentials<Isa, double>;
         using Sum = SumBesideTop<Isa, double>;
-        Sum s = sum(Sum{E::zero(), D::zero()}, [&](D v, D) __attribute__((always_inline)) {
+        D m = D::splat(peak);
+        Sum s = sum(Sum{E::zero(), D::zero()}, [&](D v) __attribute__((always_inline)) {
             Mask<Isa, double> is_top = v == m;
             return Sum{E::masked(~is_top, E::exp_difference(v, m)),
                        select(is_top, D::splat(1), D::zero())};
         });
         P log = E::log_sum(s.tops, s.rest);
         P y = two_sum(m, log.hi);
-        return {{y.hi, y.lo + log.lo}, D::splat(1)};
+        return {y.hi[0], (y.lo + log.lo)[0], 1};
     }
 
-    // With the elements equal to m kept apart (c is the sum of their weights): the sum less 1 is
-    // R + c expm1(m) + (c - 1), of which none is rounded to the size of another. It is formed 2^512
-    // times larger, so that nothing is subnormal on the way.
-    SignedLog<Isa> triple(D m) const {
-        D zero = D::zero(), one = D::splat(1);
-        // Without a shift where the exponentials allow it.
-        D shift = select(abs(m) < D::splat(600), zero, m);
-        D top = m - shift;
-        D largest = zero;
-        if constexpr (weighted) {
-            largest = sum(LargestOf<Isa>{zero}, [&](D, D w) __attribute__((always_inline)) {
-                          return LargestOf<Isa>{abs(w)};
-                      }).value;
-        }
-        // Sums with large weights are formed 2^512 times smaller instead.
-        Mask<Isa, double> huge = largest > D::splat(0x1p100);
-        D scale = select(huge, D::splat(0x1p-512), D::splat(0x1p512));
-        Triple<Isa> none = {zero, zero, zero};
-        Triple<Isa> rest = sum(none, [&](D v, D w) __attribute__((always_inline)) {
-            P d = two_sum(v, -shift);
-            Mask<Isa, double> counts = (d.hi > D::splat(-1000)) & (v != m);
-            d = {select(counts, d.hi, zero), select(counts, d.lo, zero)};
+    // With the c elements equal to m kept apart: the sum less 1 is R + c expm1(m) + (c - 1), of which none is
+    // rounded to the size of another. It is formed 2^512 times larger, so that nothing is subnormal on the
+    // way. m + log S cancels only for -log(number of columns) <= m < 0.
+    [[gnu::noinline]] SignedLog triple(double peak) const {
+        D m = D::splat(peak), zero = D::zero(), one = D::splat(1);
+        D scale = D::splat(0x1p512), down = D::splat(0x1p-512);
+        Lanes<Form, Triple<Isa>> rests({zero, zero, zero});
+        Lanes<Form, D> counts(zero);
+        each([&](int slot, D v, D) __attribute__((always_inline)) {
             D k;
-            Triple<Isa> e = exp_triple(d, k);
-            k = k + select(huge, D::splat(-512), D::splat(512));
-            counts = counts & (k > D::splat(-1000));
-            D power = select(counts, power_of_two(max(D::splat(-1000), k)), zero);
-            return mul(e, w * power);
+            Mask<Isa, double> used = (v > D::splat(-1000)) & (v != m);
+            Triple<Isa> e = exp_triple(P{select(used, v, zero), zero}, k);
+            D power = select(used, power_of_two(k + D::splat(512)), zero);
+            rests.lane[slot] = add(rests.lane[slot], scaled(e, power));
+            counts.lane[slot] = counts.lane[slot] + select(v == m, one, zero);
         });
-        Triple<Isa> weight = sum(none, [&](D v, D w) __attribute__((always_inline)) {
-            return Triple<Isa>{select(v == m, w, zero), zero, zero};
-        });
-        D k;
-        Triple<Isa> e = exp_triple(P{top, zero}, k);
-        Triple<Isa> s =
-            add(rest, mul(scaled(e, power_of_two(k)), scaled(weight, scale)));
-        D sign = select(s.hi < zero, D::splat(-1), one);
-        sign = select(s.hi == zero, zero, sign);
-        s = scaled(s, sign);
+        Triple<Isa> rest = Form::fold(rests.lane, Plus{});
+        D tops = Form::fold(counts.lane, Plus{});
 
-        // Near 1, for a positive sum; where no element is next to 0, nothing is lost by plain subtraction.
-        Mask<Isa, double> small = abs(top) < D::splat(0.34);
-        Triple<Isa> less_one = add(weight, Triple<Isa>{-one, zero, zero});
-        Triple<Isa> f = add(add(mul(weight, expm1_triple(select(small, top, zero), scale)),
-                                scaled(less_one, scale)),
-                            rest);
+        // Where the largest element is not next to 0, nothing is lost by plain subtraction of 1.
+        Mask<Isa, double> small = abs(m) < D::splat(0.34);
+        D k;
+        Triple<Isa> e = exp_triple(P{m, zero}, k);
+        Triple<Isa> s = add(rest, mul(e, tops * power_of_two(k + D::splat(512))));
+        Triple<Isa> f =
+            add(add(mul(expm1_triple(select(small, m, zero), scale), tops),
+                    Triple<Isa>{(tops - one) * scale, zero, zero}),
+                rest);
         Triple<Isa> difference = add(s, Triple<Isa>{-scale, zero, zero});
         f = {select(small, f.hi, difference.hi), select(small, f.mid, difference.mid),
              select(small, f.lo, difference.lo)};
-        D down = D::splat(0x1p-512);
         // After a cancellation the parts may be out of order.
-        P near_mid = two_sum(f.mid, f.lo);
-        P near_f = two_sum(f.hi, near_mid.hi);
-        near_f = fast_two_sum(near_f.hi, near_f.lo + near_mid.lo);
-        Mask<Isa, double> near =
-            (abs(f.hi) < D::splat(0x1p510)) & ~huge & (sign == one) & (shift == zero);
+        P low = two_sum(f.mid, f.lo);
+        P less_one = two_sum(f.hi, low.hi);
+        less_one = fast_two_sum(less_one.hi, less_one.lo + low.lo);
+        Mask<Isa, double> near = abs(f.hi) < D::splat(0x1p510);
         P near_log = log_reduced_pair(
-            P{select(near, near_f.hi * down, zero), select(near, near_f.lo * down, zero)}, zero);
+            P{select(near, less_one.hi * down, zero), select(near, less_one.lo * down, zero)}, zero);
+        P log = log_pair(s.hi * down, s.mid * down);
+        return {select(near, near_log.hi, log.hi)[0], select(near, near_log.lo, log.lo)[0], 1};
+    }
 
-        // Elsewhere. The power of two is taken out of the logarithm only where the sum itself is no number.
-        Mask<Isa, double> regular = (s.hi > D::splat(0x1p-300)) & (s.hi < D::splat(0x1p1000)) & ~huge;
-        D back = select(regular, down, one);
-        P log = log_pair(s.hi * back, s.mid * back);
-        D octaves = select(huge, D::splat(512), D::splat(-512));
-        octaves = select(regular, zero, octaves);
-        P restored = two_prod(octaves, D::splat(ln2_high));
-        restored.lo = fma(octaves, D::splat(ln2_low), restored.lo);
-        log = add(log, restored);
-        log = {select(near, near_log.hi, log.hi), select(near, near_log.lo, log.lo)};
-        P y = two_sum(shift, log.hi);
-        y.lo = y.lo + log.lo;
-        Mask<Isa, double> nothing = s.hi == zero;
-        return {{select(nothing, D::splat(minus_infinity), y.hi), select(nothing, zero, y.lo)},
-                sign};
+    // Without error but for exp. Elements far below the largest count only if those above cancel
+    // entirely, which one looks into when the sum is too small to be that of weights that do not: a window
+    // of 5,000 bits holds the terms; from it down to its middle a sum is at least 2^-1074 2^-2500 of exp(m), and
+    // all that lies below the window is less than 2^1024 2^-5000 times the number of columns.
+    [[gnu::noinline]] SignedLog exact(double m) const {
+        constexpr double window = 5000 * ln2_high;
+        constexpr int smallest_kept = -3700;
+        for (;;) {
+            // Without a shift where the sum may be next to 1.
+            double shift = __builtin_fabs(m) < 3000 ? 0 : m;
+            ExactSum<Isa> sum;
+            double next = minus_infinity;
+            bool regular = true;
+            each([&](int, D v, D w) {
+                Mask<Isa, double> used = w != D::zero();
+                regular = regular && !any(~is_finite(w) | (used & (v != v)));
+                Mask<Isa, double> below = used & (v < D::splat(m - window / 2));
+                if (any(below)) {
+                    for (int j = 0; j < D::size; ++j)
+                        if (below[j] != 0) next = larger<Isa>(next, v[j]);
+                }
+                used = used & (v <= D::splat(m)) & (v >= D::splat(m - window));
+                if (any(used)) add_exactly(sum, v, w, shift, used);
+            });
+            if (!regular) return {__builtin_nan(""), 0, 0};
+            ExactValue s = sum.value();
+            double top_exponent = shift == 0 ? m * log2_e : 0;
+            if (s.sign == 0 || s.exponent < top_exponent + smallest_kept) {
+                if (next != minus_infinity) {
+                    m = next;
+                    continue;
+                }
+                if (s.sign == 0) return {minus_infinity, 0, 0};
+            }
+            if (shift == 0 && s.sign > 0 && (s.exponent == 0 || s.exponent == 1)) {
+                sum.add(-1, 0);
+                ExactValue f = sum.value();
+                if (f.exponent < -1) return near_one(f);
+            }
+            return elsewhere(s, shift);
+        }
+    }
+
+  private:
+    // a 2^-exponent of moderate size, for products with parts of triples.
+    [[gnu::always_inline]] static inline D moderate(D a, D& exponent) {
+        D zero = D::zero(), far = D::splat(800);
+        Mask<Isa, double> tiny = abs(a) < D::splat(0x1p-300), huge = abs(a) > D::splat(0x1p500);
+        exponent = select(tiny, -far, select(huge, far, zero));
+        return a * select(tiny, D::splat(0x1p800),
+                          select(huge, D::splat(0x1p-800), D::splat(1)));
+    }
+
+    // w exp(v - shift), for |v - shift| < 2^13; next to 0 as w + w expm1(v), so that v keeps its digits.
+    static void add_exactly(ExactSum<Isa>& sum, D v, D w, double shift, Mask<Isa, double> used) {
+        D zero = D::zero();
+        P d = two_sum(v, D::splat(-shift));
+        d = {select(used, d.hi, zero), select(used, d.lo, zero)};
+        D k, d_exponent, w_exponent;
+        Triple<Isa> r = reduce_triple(d, k);
+        Triple<Isa> e = expm1_over_r(r);
+        Mask<Isa, double> is_small = k == zero;
+        D lifted = moderate(d.hi, d_exponent);
+        Triple<Isa> whole = add(Triple<Isa>{D::splat(1), zero, zero}, mul(e, r));
+        Triple<Isa> rest = mul(e, lifted);
+        Triple<Isa> t = {select(is_small, rest.hi, whole.hi), select(is_small, rest.mid, whole.mid),
+                         select(is_small, rest.lo, whole.lo)};
+        D weight = moderate(w, w_exponent);
+        P part[] = {two_prod(t.hi, weight), two_prod(t.mid, weight), two_prod(t.lo, weight)};
+        D exponent = select(is_small, d_exponent, k) + w_exponent;
+        for (int j = 0; j < D::size; ++j) {
+            if (used[j] == 0) continue;
+            int power = static_cast<int>(exponent[j]);
+            for (const P& p : part) {
+                sum.add(p.hi[j], power);
+                sum.add(p.lo[j], power);
+            }
+            if (is_small[j] != 0) sum.add(w[j], 0);
+        }
+    }
+
+    // log(1 + f) for |f| <= 1/4.
+    static SignedLog near_one(const ExactValue& f) {
+        // A subnormal result is rounded once.
+        if (f.exponent < -900) {
+            D y = ldexp(P{D::splat(f.hi * f.sign), D::splat(f.lo * f.sign)},
+                        D::splat(larger<Isa>(-1100, f.exponent)));
+            return {y[0], 0, 1};
+        }
+        D power = power_of_two(D::splat(f.exponent)) * D::splat(f.sign);
+        P y = log_reduced_pair(P{D::splat(f.hi) * power, D::splat(f.lo) * power}, D::zero());
+        return {y.hi[0], y.lo[0], 1};
+    }
+    // shift + log s, which do not cancel.
+    static SignedLog elsewhere(const ExactValue& s, double shift) {
+        bool lower = s.hi < 0x1.6a09e667f3bcdp-1;
+        double scale = lower ? 2 : 1;
+        D hi = D::splat(s.hi * scale), lo = D::splat(s.lo * scale);
+        D octaves = D::splat(lower ? s.exponent - 1 : s.exponent);
+        P log = log_reduced_pair(fast_two_sum(hi - D::splat(1), lo), D::zero());
+        P power = two_prod(octaves, D::splat(ln2_high));
+        power.lo = fma(octaves, D::splat(ln2_low), power.lo);
+        log = add(power, log);
+        P y = two_sum(D::splat(shift), log.hi);
+        return {y.hi[0], (y.lo + log.lo)[0], static_cast<double>(s.sign)};
     }
 };
 
-template <class Isa, class C, bool weighted>
-struct LogSumExp {
+// Writes the results of rows; `again` are those that need a second look, which `look` takes.
+template <class Isa, class C>
+struct LogSumExpWriter {
     using D = Vec<Isa, double>;
-    using P = Pair<Isa>;
-    using E = Exponentials<Isa, C>;
-    using Number = typename E::Number;
-    using Sum = WeightedExponentials<Isa, C>;
-    static constexpr int inputs = weighted ? 2 : 1;
-    static constexpr bool has_peak = true;
-    static constexpr bool emits = false;
-    static constexpr bool float_lanes = sizeof(C) == 4 && !weighted;
-    static constexpr bool keeps = false;
-    static constexpr bool has_holes = false;
 
     const RowShape& shape;
     const RowOperand& y;
     const RowOperand* sign;  // nullptr: not wanted
+
+    template <class Look>
+    void write(std::ptrdiff_t first, std::ptrdiff_t n, Pair<Isa> log, D signs,
+               Mask<Isa, double> again, const Look& look) const {
+        // m + log of infinite parts is NaN in lo.
+        log.lo = select(is_finite(log.hi), log.lo, D::zero());
+        for (int j = 0; j < n; ++j) {
+            SignedLog result = {log.hi[j], log.lo[j], signs[j]};
+            if (again[j] != 0) {
+                SignedLog second = look(j);
+                // NaN comes of NaN or infinite weights; then the first look is right.
+                if (second.hi == second.hi) result = second;
+            }
+            double value = result.hi + result.lo;
+            if (sign != nullptr) {
+                double s = value == value ? result.sign : value;
+                write_row_value<Isa>(shape, *sign, first + j, static_cast<C>(s));
+            } else if (result.sign < 0) {
+                value = __builtin_nan("");
+            }
+            write_row_value<Isa>(shape, y, first + j, static_cast<C>(value));
+        }
+    }
+};
+
+template <class Isa, class C>
+struct LogSumExp {
+    using D = Vec<Isa, double>;
+    using P = Pair<Isa>;
+    using E = Exponentials<Isa, C>;
+    using Sum = SumBesideTop<Isa, C>;
+    static constexpr int inputs = 1;
+    static constexpr bool has_peak = true;
+    static constexpr bool emits = false;
+    static constexpr bool float_lanes = sizeof(C) == 4;
+    static constexpr bool keeps = false;
+    static constexpr bool has_holes = false;
+
+    LogSumExpWriter<Isa, C> writer;
     const RowOperand& x;
-    const RowOperand* b;
 
     struct Row {
         D peak;
@@ -245,8 +321,9 @@ struct LogSumExp {
         D log = log_fast(select(accepted, sum.sum, D::splat(1)));
         for (int j = 0; j < n; ++j) {
             if (accepted[j] == 0) continue;
-            write_row_value<Isa>(shape, y, first + j, static_cast<C>(log[j]));
-            if (sign != nullptr) write_row_value<Isa>(shape, *sign, first + j, C{1});
+            write_row_value<Isa>(writer.shape, writer.y, first + j, static_cast<C>(log[j]));
+            if (writer.sign != nullptr)
+                write_row_value<Isa>(writer.shape, *writer.sign, first + j, C{1});
         }
     }
 
@@ -254,27 +331,88 @@ struct LogSumExp {
     Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
         return {D::zero()};
     }
+    template <class Form>
+    D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
+        return Logits<Isa, C, false, Form>::peak(n, in);
+    }
+    template <class Form>
+    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row) const {
+        return Logits<Isa, C, false, Form>::sum_beside_top(n, in, row.peak);
+    }
+    template <class Form>
+    void finish(Form, std::ptrdiff_t first, std::ptrdiff_t n, Sum sum, Row& row) const {
+        D m = row.peak;
+        // S is not below 1, so only the sum with m cancels.
+        P log = parts(E::log_sum(sum.tops, sum.rest));
+        P y = two_sum(m, log.hi);
+        y.lo = y.lo + log.lo;
+        // What the first look may lose, against what it finds.
+        D accepted = D::splat(sizeof(C) == 8 ? 0x1p-4 : 0x1p-17);
+        Mask<Isa, double> again = (abs(y.hi) < accepted * abs(m)) & is_finite(m);
+        writer.write(first, n, y, D::splat(1), again, [&](int j) {
+            SecondLook<Isa, C> look = {writer.shape, x, nullptr, first + j};
+            if constexpr (sizeof(C) == 4) {
+                SignedLog result = look.pair(m[j]);
+                if (!(__builtin_fabs(result.hi) < 0x1p-32 * __builtin_fabs(m[j]))) return result;
+            }
+            return look.triple(m[j]);
+        });
+    }
+};
 
+// R, c, and what |b_i| E_i and |b_i| add up to there.
+template <class Isa>
+struct WeightedExponentials {
+    Pair<Isa> rest, tops;
+    Vec<Isa, double> rest_size, tops_size;
+};
+template <class Isa>
+[[gnu::always_inline]] inline WeightedExponentials<Isa> plus(WeightedExponentials<Isa> a,
+                                                             WeightedExponentials<Isa> b) {
+    return {plus(a.rest, b.rest), plus(a.tops, b.tops), a.rest_size + b.rest_size,
+            a.tops_size + b.tops_size};
+}
+template <int by, class Isa>
+[[gnu::always_inline]] inline WeightedExponentials<Isa> rotate(WeightedExponentials<Isa> a) {
+    return {rotate<by>(a.rest), rotate<by>(a.tops), rotate<by>(a.rest_size),
+            rotate<by>(a.tops_size)};
+}
+
+// Weights take float64's way for every type.
+template <class Isa, class C>
+struct WeightedLogSumExp {
+    using D = Vec<Isa, double>;
+    using P = Pair<Isa>;
+    using E = Exponentials<Isa, double>;
+    using Sum = WeightedExponentials<Isa>;
+    static constexpr int inputs = 2;
+    static constexpr bool has_peak = true;
+    static constexpr bool emits = false;
+    static constexpr bool float_lanes = false;
+    static constexpr bool keeps = false;
+
+    LogSumExpWriter<Isa, C> writer;
+    const RowOperand& x;
+    const RowOperand& b;
+
+    struct Row {
+        D peak;
+    };
+
+    template <class Form>
+    Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
+        return {D::zero()};
+    }
     template <class Form, class Body>
     [[gnu::always_inline]] static inline void each(std::ptrdiff_t n, const C* const* in,
                                                    const Body& body) {
-        if constexpr (weighted) {
-            Form::each(
-                n,
-                [&](int slot, std::ptrdiff_t, D v, D w) __attribute__((always_inline)) {
-                    body(slot, select(w == D::zero(), D::splat(minus_infinity), v), w);
-                },
-                Column<C>{in[0], minus_infinity}, Column<C>{in[1], 0});
-        } else {
-            Form::each(
-                n,
-                [&](int slot, std::ptrdiff_t, D v) __attribute__((always_inline)) {
-                    body(slot, v, D::splat(1));
-                },
-                Column<C>{in[0], minus_infinity});
-        }
+        Form::each(
+            n,
+            [&](int slot, std::ptrdiff_t, D v, D w) __attribute__((always_inline)) {
+                body(slot, select(w == D::zero(), D::splat(minus_infinity), v), w);
+            },
+            Column<C>{in[0], minus_infinity}, Column<C>{in[1], 0});
     }
-
     template <class Form>
     D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
         Lanes<Form, D> m(D::splat(minus_infinity));
@@ -283,109 +421,63 @@ struct LogSumExp {
         });
         return Form::fold(m.lane, Larger{});
     }
-
     template <class Form>
     Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row) const {
-        D top = row.peak;
-        if constexpr (!weighted) {
-            SumBesideTop<Isa, C> s = Logits<Isa, C, false, Form>::sum_beside_top(n, in, top);
-            return {s.rest, E::of(s.tops), D::zero()};
-        }
-        Lanes<Form, Sum> sums({E::zero(), E::zero(), D::zero()});
+        D top = row.peak, zero = D::zero();
+        Lanes<Form, Sum> sums({E::zero(), E::zero(), zero, zero});
         each<Form>(n, in, [&](int slot, D v, D w) __attribute__((always_inline)) {
             Mask<Isa, double> is_top = v == top;
-            Sum& sum = sums.lane[slot];
-            Number e = E::masked(~is_top, E::product(E::exp_difference(v, top), w));
-            sum.rest = plus(sum.rest, e);
-            sum.tops = plus(sum.tops, E::masked(is_top, E::of(w)));
-            sum.size += abs(parts(e).hi);
+            P e = E::masked(~is_top, E::product(E::exp_difference(v, top), w));
+            D top_weight = select(is_top, w, zero);
+            sums.lane[slot] = plus(sums.lane[slot],
+                                   Sum{e, E::of(top_weight), abs(e.hi), abs(top_weight)});
         });
         return Form::fold(sums.lane, Plus{});
     }
-
     template <class Form>
     void finish(Form, std::ptrdiff_t first, std::ptrdiff_t n, Sum sum, Row& row) const {
-        D zero = D::zero(), one = D::splat(1);
+        D zero = D::zero(), one = D::splat(1), down = D::splat(1 / E::scale);
         D m = row.peak;
-        SignedLog<Isa> result;
-        Mask<Isa, double> again;
+        P tops = two_sum(sum.tops.hi, sum.tops.lo), rest = two_sum(sum.rest.hi, sum.rest.lo);
+        P s = two_sum(tops.hi, rest.hi * down);
+        s = fast_two_sum(s.hi, s.lo + fma(rest.lo, down, tops.lo));
+        // An infinite sum has NaN as its error.
+        D plain = sum.tops.hi + sum.rest.hi * down;
+        s = {select(is_finite(plain), s.hi, plain), select(is_finite(plain), s.lo, zero)};
+        D sign = select(s.hi < zero, -one, one);
+        P log = log_pair(abs(s.hi), s.lo * sign);
+        sign = select((s.hi == zero) | (m == D::splat(minus_infinity)), zero, sign);
+        P y = two_sum(m, log.hi);
+        y.lo = y.lo + log.lo;
         // What the first look may lose, against what it finds.
-        D accepted = D::splat(sizeof(C) == 8 ? 0x1p-4 : 0x1p-17);
-        if constexpr (!weighted) {
-            // Not below 1, so only the sum with m cancels.
-            P log = parts(E::log_sum(parts(sum.tops).hi, sum.rest));
-            P s = two_sum(m, log.hi);
-            result = {{s.hi, s.lo + log.lo}, one};
-            again = abs(s.hi) < accepted * abs(m);
-        } else {
-            D down = D::splat(1 / E::scale);
-            P tops = parts(sum.tops), rest = parts(sum.rest);
-            tops = two_sum(tops.hi, tops.lo);
-            rest = two_sum(rest.hi, rest.lo);
-            P s = two_sum(tops.hi, rest.hi * down);
-            s = fast_two_sum(s.hi, s.lo + fma(rest.lo, down, tops.lo));
-            D sign = select(s.hi < zero, D::splat(-1), one);
-            sign = select((s.hi == zero) | (m == D::splat(minus_infinity)), zero, sign);
-            P log = log_pair(abs(s.hi), s.lo * select(s.hi < zero, D::splat(-1), one));
-            P y = two_sum(m, log.hi);
-            result = {{y.hi, y.lo + log.lo}, sign};
-            D size = sum.size * down + abs(tops.hi);
-            // Next to a sum of 1 the parts that are not 1 may cancel.
-            P near = add(two_sum(tops.hi, -one), rest.hi * down);
-            D beside_one = sum.size * down + abs(tops.hi - one);
-            again = (abs(y.hi) < accepted * abs(m)) | (abs(s.hi) < accepted * size) |
-                    (abs(s.hi) < D::splat(0x1p-900)) |
-                    (abs(near.hi) < accepted * beside_one) | ~is_finite(s.hi);
-        }
+        D accepted = D::splat(sizeof(C) == 8 ? 0x1p-4 : 0x1p-28);
+        D rest_size = sum.rest_size * down;
+        // Next to a sum of 1 the parts that are not 1 may cancel.
+        P near = add(two_sum(tops.hi, -one), rest.hi * down);
+        D beside_one = rest_size + abs(tops.hi - one) + sum.tops_size * D::splat(0x1p-40);
+        Mask<Isa, double> again =
+            (abs(y.hi) < accepted * abs(m)) |
+            (abs(s.hi) < accepted * (rest_size + sum.tops_size)) |
+            ((abs(y.hi) < D::splat(0.25)) & (abs(near.hi) < accepted * beside_one)) |
+            // Exponentials below 2^-1534, and products that over- or underflow.
+            (abs(s.hi) < D::splat(0x1p-400)) | ~is_finite(s.hi);
         again = again & is_finite(m);
-        // m + log of infinite parts is NaN in lo.
-        result.log.lo = select(is_finite(result.log.hi), result.log.lo, zero);
-        for (int j = 0; j < n; ++j) {
-            double hi = result.log.hi[j], lo = result.log.lo[j], s = result.sign[j];
-            if (again.raw[j] != 0 && !contains_nan(sum, j)) {
-                SecondLook<Isa, C, weighted> look = {shape, x, b, first + j};
-                D top = D::splat(m[j]);
-                SignedLog<Isa> second;
-                bool enough = false;
-                if constexpr (sizeof(C) == 4) {
-                    second = look.pair(top);
-                    enough = !weighted && !(__builtin_fabs(second.log.hi[0]) <
-                                            0x1p-32 * __builtin_fabs(top[0]));
-                }
-                if (!enough) second = look.triple(top);
-                // NaN comes of infinite weights; then the first look is right.
-                if (second.log.hi[0] == second.log.hi[0]) {
-                    hi = second.log.hi[0];
-                    lo = second.log.lo[0];
-                    s = second.sign[0];
-                }
-            }
-            double value = hi + lo;
-            if (sign != nullptr) {
-                write_row_value<Isa>(shape, *sign, first + j, static_cast<C>(value == value ? s : value));
-            } else if (s < 0) {
-                value = __builtin_nan("");
-            }
-            write_row_value<Isa>(shape, y, first + j, static_cast<C>(value));
-        }
-    }
-
-  private:
-    [[gnu::always_inline]] static inline bool contains_nan(const Sum& sum, int j) {
-        double a = parts(sum.rest).hi[j], b = parts(sum.tops).hi[j];
-        return a != a || b != b;
+        writer.write(first, n, y, sign, again, [&](int j) {
+            return SecondLook<Isa, C>{writer.shape, x, &b, first + j}.exact(m[j]);
+        });
     }
 };
 
 template <class Isa, class C>
 void logsumexp(const RowShape& shape, const RowOperand& y, const RowOperand* sign,
                const RowOperand& x, const RowOperand* b) {
+    LogSumExpWriter<Isa, C> writer = {shape, y, sign};
     if (b == nullptr) {
-        using Op = LogSumExp<Isa, C, false>;
-        RowDriver<Isa, C, Op>{shape, {shape, y, sign, x, b}, nullptr, {&x}}.run();
+        using Op = LogSumExp<Isa, C>;
+        RowDriver<Isa, C, Op>{shape, {writer, x}, nullptr, {&x}}.run();
     } else {
-        using Op = LogSumExp<Isa, C, true>;
-        RowDriver<Isa, C, Op>{shape, {shape, y, sign, x, b}, nullptr, {&x, b}}.run();
+        using Op = WeightedLogSumExp<Isa, C>;
+        RowDriver<Isa, C, Op>{shape, {writer, x, *b}, nullptr, {&x, b}}.run();
     }
 }
 

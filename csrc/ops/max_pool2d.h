@@ -28,56 +28,56 @@ namespace stableops {
 // Channels of a task: whole cache lines of every dtype; few enough to cut one pixel into tasks.
 constexpr std::ptrdiff_t max_pool_channels = 128;
 
+// Vectors of channels, `block` channels a task; results have the strides `out`.
 template <class Isa, class T, bool with_indices>
-void max_pool_channels_last(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
-                            const ImageStrides& stride) {
+void max_pool_pixels(const Pool2dShape& shape, T* y, std::int64_t* indices,
+                     const ImageStrides& out, const T* x, const ImageStrides& stride,
+                     std::ptrdiff_t block) {
     using Types = MaxPoolTypes<Isa, T>;
     using I = typename Types::I;
     using V = typename Types::V;
     using Offsets = typename Types::Offsets;
-    const std::ptrdiff_t blocks = (shape.channels - 1) / max_pool_channels + 1;
-    const std::ptrdiff_t block = smaller<Isa>(shape.channels, max_pool_channels);
+    const std::ptrdiff_t blocks = (shape.channels - 1) / block + 1;
     const std::ptrdiff_t row_offset = shape.dilation_h * shape.width;
     const auto pool_pixel = [&](std::ptrdiff_t n, std::ptrdiff_t oy, std::ptrdiff_t ox,
-                                std::ptrdiff_t first_channel, std::ptrdiff_t count) {
+                                std::ptrdiff_t first_channel) {
         const std::ptrdiff_t start_h = oy * shape.stride_h - shape.pad_h;
         const std::ptrdiff_t start_w = ox * shape.stride_w - shape.pad_w;
         const Taps rows =
             taps_inside<Isa>(start_h, shape.kernel_h, shape.dilation_h, shape.height);
         const Taps cols = taps_inside<Isa>(start_w, shape.kernel_w, shape.dilation_w, shape.width);
-        const std::ptrdiff_t window =
-            n * stride.n + start_h * stride.h + start_w * stride.w + first_channel;
+        const T* window = x + n * stride.n + start_h * stride.h + start_w * stride.w +
+                          first_channel * stride.c;
         const std::ptrdiff_t first = rows.first * row_offset + cols.first * shape.dilation_w;
-        const std::ptrdiff_t out =
-            ((n * shape.out_h + oy) * shape.out_w + ox) * shape.channels + first_channel;
-        for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t c, auto lanes)
-                                              [[gnu::always_inline]] {
-            const MaxPoolState<Isa, T> best = max_of_taps<Isa, T, with_indices>(
-                {V::splat(Types::lowest()), Offsets::splat(static_cast<I>(first))},
-                [&](auto&& body) [[gnu::always_inline]] {
-                    for (std::ptrdiff_t r = rows.first; r < rows.end; ++r) {
-                        const std::ptrdiff_t at = window + r * shape.dilation_h * stride.h + c;
-                        for (std::ptrdiff_t s = cols.first; s < cols.end; ++s)
-                            body(Types::load_elements(x + at + s * shape.dilation_w * stride.w,
-                                                      lanes),
-                                 r * row_offset + s * shape.dilation_w);
-                    }
-                });
-            Types::store_elements(y + out + c, best.value, lanes);
-            if constexpr (with_indices)
-                store_indices<Isa>(indices + out + c, best.offset,
-                                   start_h * shape.width + start_w, 0, lanes);
-        });
+        const std::ptrdiff_t at = n * out.n + first_channel * out.c + oy * out.h + ox * out.w;
+        for_each_vec<Isa, V::size>(
+            smaller<Isa>(shape.channels - first_channel, block),
+            [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+                const MaxPoolState<Isa, T> best = max_of_taps<Isa, T, with_indices>(
+                    {V::splat(Types::lowest()), Offsets::splat(static_cast<I>(first))},
+                    [&](auto&& body) [[gnu::always_inline]] {
+                        for (std::ptrdiff_t r = rows.first; r < rows.end; ++r) {
+                            const T* row = window + r * shape.dilation_h * stride.h + c;
+                            for (std::ptrdiff_t s = cols.first; s < cols.end; ++s)
+                                body(load_elements<Isa>(row + s * shape.dilation_w * stride.w,
+                                                        lanes),
+                                     r * row_offset + s * shape.dilation_w);
+                        }
+                    });
+                store_elements<Isa>(y + at + c, best.value, lanes);
+                if constexpr (with_indices)
+                    store_indices<Isa>(indices + at + c, best.offset,
+                                       start_h * shape.width + start_w, lanes);
+            });
     };
     for_row_blocks<Isa>(
         shape.batch, shape.out_h, blocks,
-        shape.out_w * (shape.kernel_h * shape.kernel_w * block + 64), [&](RowRange<Isa> range) {
+        shape.out_w * (shape.kernel_h * shape.kernel_w * smaller<Isa>(shape.channels, block) + 64),
+        [&](RowRange<Isa> range) {
             while (range.next_plane())
                 for (std::ptrdiff_t b = range.first; b < range.last; ++b)
                     for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox)
-                        pool_pixel(range.outer, range.inner, ox, b * max_pool_channels,
-                                   smaller<Isa>(shape.channels - b * max_pool_channels,
-                                                max_pool_channels));
+                        pool_pixel(range.outer, range.inner, ox, b * block);
         });
 }
 
@@ -85,16 +85,17 @@ void max_pool_channels_last(const Pool2dShape& shape, T* y, std::int64_t* indice
 template <class Isa, class T>
 void max_pool2d(const Pool2dShape& shape, T* y, std::int64_t* indices, const T* x,
                 const ImageStrides& stride) {
-    if (shape.channels_last) {
-        indices ? max_pool_channels_last<Isa, T, true>(shape, y, indices, x, stride)
-                : max_pool_channels_last<Isa, T, false>(shape, y, indices, x, stride);
-    } else if (shape.stride_w == 1) {
-        max_pool_planes<Isa, 1>(shape, y, indices, x, stride);
-    } else if (shape.stride_w == 2) {
-        max_pool_planes<Isa, 2>(shape, y, indices, x, stride);
-    } else {
-        max_pool_planes<Isa, 0>(shape, y, indices, x, stride);
+    using C = typename PoolElement<T>::type;
+    if (!shape.channels_last && MaxPoolPlanes<Isa, C>::fits(shape)) {
+        max_pool_planes<Isa, C>(shape, y, indices, x, stride, plane_access<Isa, T>());
+        return;
     }
+    const std::ptrdiff_t c = shape.channels_last ? 1 : shape.out_h * shape.out_w;
+    const std::ptrdiff_t w = shape.channels_last ? shape.channels : 1;
+    const ImageStrides out = {shape.channels * shape.out_h * shape.out_w, c, shape.out_w * w, w};
+    const std::ptrdiff_t block = shape.channels_last ? max_pool_channels : 1;
+    indices ? max_pool_pixels<Isa, T, true>(shape, y, indices, out, x, stride, block)
+            : max_pool_pixels<Isa, T, false>(shape, y, indices, out, x, stride, block);
 }
 
 }  // namespace stableops

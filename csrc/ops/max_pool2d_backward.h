@@ -34,7 +34,7 @@ template <class Isa, class T, class Report>
             report(i);
             continue;
         }
-        sums[at * pitch + i * step] += MaxPoolTypes<Isa, T>::value_of(grad + i * grad_step);
+        sums[at * pitch + i * step] += element<Isa>(grad[i * grad_step]);
     }
 }
 
@@ -58,7 +58,7 @@ void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                 const std::ptrdiff_t plane = range.plane();
                 if constexpr (std::is_same_v<T, C>) sums = grad_x + plane * plane_size;
                 for_each_vec<Isa, V::size>(plane_size, [&](std::ptrdiff_t i, auto lanes) {
-                    store_vec<Isa>(sums + i, V::zero(), lanes);
+                    store_elements<Isa>(sums + i, V::zero(), lanes);
                 });
                 const std::ptrdiff_t n = range.outer;
                 const std::ptrdiff_t c = range.inner;
@@ -122,7 +122,7 @@ void scatter_channels_last(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                 }
                 for (std::ptrdiff_t pixel = 0; pixel < plane_size; ++pixel)
                     for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t i, auto lanes) {
-                        store_vec<Isa>(sums + pixel * pitch + i, V::zero(), lanes);
+                        store_elements<Isa>(sums + pixel * pitch + i, V::zero(), lanes);
                     });
                 for (std::ptrdiff_t oy = 0; oy < shape.out_h; ++oy)
                     for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox) {

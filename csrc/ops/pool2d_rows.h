@@ -101,71 +101,197 @@ template <class Isa>
     return {first, smaller<Isa>(kernel, end)};
 }
 
-// Rows of one plane as vectors want them: unit stride, and `padding` where windows reach beyond the
-// image. The plane's own rows where that is what they are, else copies in a ring of `slots` rows, so
-// that windows that overlap copy a row once. Vectors that straddle two stores of a copy wait until
-// both are in the cache: whoever can asks for rows some time before they are read.
+// Elements that a storage type is pooled in; integers are pooled as int64.
+template <class T>
+struct PoolElement {
+    using type = Compute<T>;
+};
+template <>
+struct PoolElement<std::int64_t> {
+    using type = std::int64_t;
+};
+
+template <class Isa, class T, class Lanes>
+[[gnu::always_inline]] inline Vec<Isa, typename PoolElement<T>::type> load_elements(const T* p,
+                                                                                    Lanes lanes) {
+    if constexpr (!std::is_same_v<T, std::int64_t>) {
+        return load<Isa>(p, lanes);
+    } else if constexpr (std::is_same_v<Lanes, AllLanes>) {
+        return loadu<Isa>(p);
+    } else {
+        return load_first<Isa>(p, lanes.count);
+    }
+}
+template <class Isa, class T, class Lanes>
+[[gnu::always_inline]] inline void store_elements(T* p, Vec<Isa, typename PoolElement<T>::type> v,
+                                                  Lanes lanes) {
+    if constexpr (!std::is_same_v<T, std::int64_t>) {
+        store<Isa>(p, v, lanes);
+    } else if constexpr (std::is_same_v<Lanes, AllLanes>) {
+        storeu(p, v);
+    } else {
+        store_first(p, v, lanes.count);
+    }
+}
+
 template <class Isa, class T>
+[[gnu::always_inline]] inline typename PoolElement<T>::type element(T stored) {
+    if constexpr (std::is_same_v<T, typename PoolElement<T>::type>) {
+        return stored;
+    } else {
+        return load<Isa>(&stored, FirstLanes{1})[0];
+    }
+}
+
+// A row of the padded image, cut so that neighbouring windows have neighbouring taps whatever their
+// stride is: column x (of the image; -left is the first of the padding) is element
+// (x + left) / phases of phase (x + left) % phases, where phases = stride of the windows. Phases that
+// no tap falls into are left out.
+struct RowLayout {
+    std::ptrdiff_t width;        // columns of the image that windows reach
+    std::ptrdiff_t memory_step;  // from column to column, in elements
+    std::ptrdiff_t left;
+    std::ptrdiff_t stride;  // of the windows
+    std::ptrdiff_t phases, phase_length;
+};
+
+// The image's columns of one row, in the type they are pooled in; padding is not touched.
+template <class Isa, class T>
+[[gnu::noinline]] void lay_out_row(const RowLayout& layout, typename PoolElement<T>::type* to,
+                                   const void* row) {
+    using C = typename PoolElement<T>::type;
+    using V = Vec<Isa, C>;
+    constexpr int size = V::size;
+    const T* source = static_cast<const T*>(row);
+    if (layout.memory_step == 1 && layout.stride == 1) {
+        to += layout.left;
+        for_each_vec<Isa, size>(layout.width, [&](std::ptrdiff_t x, auto lanes)
+                                                  [[gnu::always_inline]] {
+            store_elements<Isa>(to + x, load_elements<Isa>(source + x, lanes), lanes);
+        });
+        return;
+    }
+    std::ptrdiff_t x = 0;
+    std::ptrdiff_t phase = layout.left % layout.stride;
+    std::ptrdiff_t at = layout.left / layout.stride;
+    const auto put_vector = [&](int count) {
+        T gathered[size];
+        C element[size];
+        const T* p = source + x;
+        if (layout.memory_step != 1 || count < size) {
+            p = source + x * layout.memory_step;
+            for (int i = 0; i < size; ++i) {
+                gathered[i] = i < count ? *p : T{};
+                p += layout.memory_step;
+            }
+            p = gathered;
+        }
+        storeu(element, load_elements<Isa>(p, AllLanes{}));
+        for (int i = 0; i < count; ++i) {
+            if (phase < layout.phases) to[phase * layout.phase_length + at] = element[i];
+            if (++phase == layout.stride) {
+                phase = 0;
+                ++at;
+            }
+        }
+        x += count;
+    };
+    if (layout.memory_step == 1 && layout.stride == 2 && layout.phases == 2) {
+        if (phase == 1) put_vector(1);
+        for (; x + 2 * size <= layout.width; x += 2 * size, at += size) {
+            const V low = load_elements<Isa>(source + x, AllLanes{});
+            const V high = load_elements<Isa>(source + x + size, AllLanes{});
+            storeu(to + at, even_lanes(low, high));
+            storeu(to + layout.phase_length + at, odd_lanes(low, high));
+        }
+    }
+    while (x < layout.width) put_vector(static_cast<int>(smaller<Isa>(size, layout.width - x)));
+}
+
+// `count` results in their storage type.
+template <class Isa, class T>
+[[gnu::noinline]] void store_row(void* to, const typename PoolElement<T>::type* from,
+                                 std::ptrdiff_t count) {
+    using C = typename PoolElement<T>::type;
+    for_each_vec<Isa, Vec<Isa, C>::size>(
+        count, [&](std::ptrdiff_t i, auto lanes) [[gnu::always_inline]] {
+            store_elements<Isa>(static_cast<T*>(to) + i, load_elements<Isa>(from + i, lanes), lanes);
+        });
+}
+
+// Planes of a storage type, read and written row by row in the type C that they are pooled in.
+template <class C>
+struct PlaneAccess {
+    std::ptrdiff_t element_size;
+    bool stored_as_is;  // the storage type is C
+    void (*lay_out)(const RowLayout&, C*, const void*);
+    void (*store)(void*, const C*, std::ptrdiff_t);
+};
+template <class Isa, class T>
+PlaneAccess<typename PoolElement<T>::type> plane_access() {
+    return {sizeof(T), std::is_same_v<T, typename PoolElement<T>::type>, lay_out_row<Isa, T>,
+            store_row<Isa, T>};
+}
+
+// Rows of one plane, laid out. The plane's own rows where these will do, else copies in a ring of
+// `slots` rows, so that windows that overlap copy a row once. Vectors that straddle two stores of a
+// copy wait until both are in the cache: whoever can asks for rows some time before they are read.
+template <class Isa, class C>
 struct RowRing {
     static constexpr std::ptrdiff_t slots = 16;
 
-    std::ptrdiff_t width = 0;
-    std::ptrdiff_t left = 0;   // columns before column 0
-    std::ptrdiff_t right = 0;  // columns from column 0 on, if not `width`
-    const T* plane = nullptr;
-    std::ptrdiff_t stride_h = 0, stride_w = 0;
-    T* copies = nullptr;
+    PlaneAccess<C> access;
+    RowLayout layout;
+    bool direct;
+    std::ptrdiff_t stride_h;
+    std::ptrdiff_t margin;  // before a row, so that column 0 begins a cache line
+    std::ptrdiff_t pitch;   // never a multiple of 4 KB, where all rows would share few cache sets
+    const char* plane = nullptr;
+    C* copies = nullptr;
     std::ptrdiff_t* held = nullptr;  // which row a slot holds, -1 for none
 
-    // Set by scratch_size().
-    bool direct = true;
-    std::ptrdiff_t margin = 0;  // whole cache lines before column 0, so that whole lines are copied
-    std::ptrdiff_t pitch = 0;   // never a multiple of 4 KB, where all rows would share few cache sets
+    RowRing(const PlaneAccess<C>& access, const RowLayout& layout, std::ptrdiff_t stride_h)
+        : access(access), layout(layout), stride_h(stride_h) {
+        constexpr std::ptrdiff_t line = 64 / static_cast<std::ptrdiff_t>(sizeof(C));
+        const std::ptrdiff_t length = layout.phases * layout.phase_length;
+        direct = access.stored_as_is && layout.memory_step == 1 && layout.stride == 1 &&
+                 layout.left == 0 && length <= layout.width;
+        margin = layout.stride == 1 ? (line - layout.left % line) % line : 0;
+        pitch = ((margin + length + Vec<Isa, C>::size + line - 1) / line | 1) * line;
+    }
 
-    static constexpr std::ptrdiff_t line = 64 / static_cast<std::ptrdiff_t>(sizeof(T));
-
-    std::size_t scratch_size() {
+    std::size_t scratch_size() const {
         using Parts = ScratchParts<Isa>;
-        direct = stride_w == 1 && left == 0 && right <= width;
-        margin = (left + line - 1) / line * line;
-        pitch = ((margin + larger<Isa>(right, width) + line - 1) / line | 1) * line;
-        return Parts::aligned(static_cast<std::size_t>(slots * pitch) * sizeof(T)) +
-               Parts::aligned(slots * sizeof(std::ptrdiff_t));
+        return direct ? 0
+                      : Parts::aligned(static_cast<std::size_t>(slots * pitch) * sizeof(C)) +
+                            Parts::aligned(slots * sizeof(std::ptrdiff_t));
     }
-    void use_scratch(ScratchParts<Isa>& parts, T padding) {
-        copies = parts.template take<T>(slots * pitch);
+    void use_scratch(ScratchParts<Isa>& parts, C padding) {
+        if (direct) return;
+        copies = parts.template take<C>(slots * pitch);
         held = parts.template take<std::ptrdiff_t>(slots);
-        if (left > 0 || right > width)
-            for (std::ptrdiff_t i = 0; i < slots * pitch; ++i) copies[i] = padding;
+        for (std::ptrdiff_t i = 0; i < slots * pitch; i += Vec<Isa, C>::size)
+            storeu(copies + i, Vec<Isa, C>::splat(padding));
     }
-    void set_plane(const T* p) {
-        plane = p;
+    // `first`: the element at row 0 and column 0.
+    void set_plane(const void* first) {
+        plane = static_cast<const char*>(first);
+        if (direct) return;
         for (std::ptrdiff_t slot = 0; slot < slots; ++slot) held[slot] = -1;
     }
 
     static std::ptrdiff_t slot_of(std::ptrdiff_t y) { return y & (slots - 1); }
 
-    // Column 0 of row y. It stays valid while rows within `slots` of it are asked for.
-    const T* row(std::ptrdiff_t y) { return row_in_slot(y, slot_of(y)); }
+    // Row y from phase 0 on. It stays valid while rows within `slots` of it are asked for.
+    [[gnu::always_inline]] inline const C* row(std::ptrdiff_t y) { return row_in_slot(y, slot_of(y)); }
     // The same where the caller says which slot is free.
-    const T* row_in_slot(std::ptrdiff_t y, std::ptrdiff_t slot) {
-        const T* source = plane + y * stride_h;
-        if (direct) return source;
-        T* copy = copies + slot * pitch + margin;
-        if (held[slot] == y) return copy;
-        held[slot] = y;
-        if (stride_w == 1) {
-            std::ptrdiff_t i = 0;
-            for (; i + line <= width; i += line)
-                for (int part = 0; part < 64 / Isa::bytes; ++part) {
-                    Vec<Isa, float> v;
-                    constexpr std::ptrdiff_t step = Isa::bytes / sizeof(T);
-                    __builtin_memcpy(&v.raw, source + i + part * step, Isa::bytes);
-                    __builtin_memcpy(copy + i + part * step, &v.raw, Isa::bytes);
-                }
-            for (; i < width; ++i) copy[i] = source[i];
-        } else {
-            for (std::ptrdiff_t i = 0; i < width; ++i) copy[i] = source[i * stride_w];
+    [[gnu::always_inline]] inline const C* row_in_slot(std::ptrdiff_t y, std::ptrdiff_t slot) {
+        const char* source = plane + y * stride_h * access.element_size;
+        if (direct) return reinterpret_cast<const C*>(source);
+        C* copy = copies + slot * pitch + margin;
+        if (held[slot] != y) {
+            held[slot] = y;
+            access.lay_out(layout, copy, source);
         }
         return copy;
     }

@@ -229,7 +229,7 @@ template <class Isa>
 
 // The float32 way of one part; returns where the float64 way is needed. Beyond |x| = 700, where the
 // result is 0 or x in float32, t is exp(-700).
-template <bool with_grad, class Isa>
+template <bool with_grad, bool weighted, class Isa>
 [[gnu::always_inline]] inline Mask<Isa, double> cross_entropy_fast(
     Vec<Isa, double> x, Vec<Isa, double> y, Vec<Isa, double> weight, Vec<Isa, double> pos_weight,
     const CrossEntropyOptions<Isa>& options, Pair<Isa>& loss, Vec<Isa, double>& grad) {
@@ -240,12 +240,12 @@ template <bool with_grad, class Isa>
     D small = add_log1p_unit_fast(D::zero(), t);
     Mask<Isa, double> negative = x < D::zero();
     D rest = options.negatives ? D::splat(1) - y : D::zero();
-    D positive = pos_weight * y;
+    D positive = weighted ? pos_weight * y : y;
     D s = select(negative, rest, positive);
     D l = select(negative, positive, rest);
     D large = select(l == D::zero(), D::zero(), l * (magnitude + small));
     D sum = fma(s, small, large);
-    loss = {sum * weight, D::zero()};
+    loss = {weighted ? sum * weight : sum, D::zero()};
     Mask<Isa, double> cancels = abs(sum) < limit * abs(large);
     if constexpr (with_grad) {
         D q = reciprocal_fast(D::splat(1) + t);
@@ -254,12 +254,12 @@ template <bool with_grad, class Isa>
         cancels = cancels | (abs(difference) < limit * abs(grad_large));
         Mask<Isa, double> flip = negative & bits(D::splat(-0.0));
         difference = from_bits<double>(bits(difference) ^ flip);
-        grad = difference * weight * options.grad_scale.hi;
+        grad = (weighted ? difference * weight : difference) * options.grad_scale.hi;
     }
     return cancels;
 }
 
-template <bool with_grad, class Isa, Storage T>
+template <bool with_grad, bool weighted, class Isa, Storage T>
 [[gnu::always_inline]] inline void cross_entropy(CrossEntropyVectors<Isa, T>& v,
                                                  const CrossEntropyOptions<Isa>& options) {
     if constexpr (std::is_same_v<T, double>) {
@@ -273,7 +273,7 @@ template <bool with_grad, class Isa, Storage T>
         const D pos_weight[2] = {widen_low(v.pos_weight), widen_high(v.pos_weight)};
         Mask<Isa, double> cancels[2];
         for (int part = 0; part < 2; ++part)
-            cancels[part] = cross_entropy_fast<with_grad>(x[part], y[part], weight[part],
+            cancels[part] = cross_entropy_fast<with_grad, weighted>(x[part], y[part], weight[part],
                                                           pos_weight[part], options, v.loss[part],
                                                           grad[part]);
         if (any(cancels[0] | cancels[1])) [[unlikely]]
@@ -298,6 +298,10 @@ struct SumLanes {
     [[gnu::always_inline]] inline void add(int s, Pair<Isa> term) {
         Pair<Isa> sum = two_sum(slot[s].hi, term.hi);
         slot[s] = {sum.hi, slot[s].lo + (sum.lo + term.lo)};
+    }
+    // For float32 losses, whose rounding is 2^-24: float64 lanes are enough.
+    [[gnu::always_inline]] inline void add(int s, Vec<Isa, double> term) {
+        slot[s].hi = slot[s].hi + term;
     }
 };
 
@@ -369,7 +373,7 @@ template <class Isa, Storage T, class Lanes>
     store<Isa>(p, v, lanes);
 }
 
-template <class Isa, Storage T, bool with_grad>
+template <class Isa, Storage T, bool with_grad, bool weighted>
 void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std::ptrdiff_t total,
                         T* loss, T* grad, LongSum* block_sums, const T* logits, const T* labels,
                         const T* weight, const T* pos_weight,
@@ -410,7 +414,7 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
                     v.y = load<Isa>(y + i, lanes);
                     v.weight = w == nullptr ? V::splat(1) : load<Isa>(w + i, lanes);
                     v.pos_weight = p == nullptr ? V::splat(1) : load<Isa>(p + i, lanes);
-                    cross_entropy<with_grad>(v, options);
+                    cross_entropy<with_grad, weighted>(v, options);
                     if (loss_line != nullptr) {
                         if constexpr (parts == 1) {
                             put<Isa>(loss_line + i, v.loss[0].hi, direct_loss && streams, lanes);
@@ -425,7 +429,11 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
                                     if (part * D::size + j >= lanes.count)
                                         v.loss[part].hi.raw[j] = v.loss[part].lo.raw[j] = 0;
                             }
-                            sums.add(first_slot + part, v.loss[part]);
+                            if constexpr (parts == 1) {
+                                sums.add(first_slot, v.loss[0]);
+                            } else {
+                                sums.add(first_slot + part, v.loss[part].hi);
+                            }
                         }
                     }
                     if constexpr (with_grad)
@@ -486,15 +494,23 @@ void sigmoid_cross_entropy(const ElementwisePlan<6>& plan, T* loss, T* grad, Lon
     T* const losses = reduction == Reduction::none ? loss : nullptr;
     const std::ptrdiff_t blocks = (total + loss_block - 1) / loss_block;
     const std::ptrdiff_t tasks = (blocks + loss_blocks_per_task - 1) / loss_blocks_per_task;
-    parallel_for<Isa>(tasks, [&](std::ptrdiff_t task) {
-        if (grad != nullptr) {
-            cross_entropy_task<Isa, T, true>(plan, task, total, losses, grad, sums, logits, labels,
-                                             weight, pos_weight, options);
-        } else {
-            cross_entropy_task<Isa, T, false>(plan, task, total, losses, grad, sums, logits, labels,
-                                              weight, pos_weight, options);
-        }
-    });
+    // Only float32 gains from a variant without weights.
+    constexpr bool has_unweighted = std::is_same_v<T, float>;
+    const bool unweighted = has_unweighted && weight == nullptr && pos_weight == nullptr;
+    const auto run = [&]<bool with_grad, bool weighted>() {
+        parallel_for<Isa>(tasks, [&](std::ptrdiff_t task) {
+            cross_entropy_task<Isa, T, with_grad, weighted>(plan, task, total, losses, grad, sums,
+                                                            logits, labels, weight, pos_weight,
+                                                            options);
+        });
+    };
+    if (grad != nullptr) {
+        unweighted ? run.template operator()<true, !has_unweighted>()
+                   : run.template operator()<true, true>();
+    } else {
+        unweighted ? run.template operator()<false, !has_unweighted>()
+                   : run.template operator()<false, true>();
+    }
     if (reduction == Reduction::none) return;
     LongSum sum = sums[0];
     for (std::ptrdiff_t b = 1; b < blocks; ++b) sum = long_add<Isa>(sum, sums[b]);

@@ -115,9 +115,7 @@ def exp_tail(first, degree, relative_to):
     def weight(r):
         return abs(r) ** first / relative_to(r)
 
-    q = minimax(
-        remainder, lambda r: weight(nonzero(r)) + mpf(2) ** -120, degree - first, -h, h
-    )
+    q = minimax(remainder, lambda r: weight(nonzero(r)) + mpf(2) ** -120, degree - first, -h, h)
     q = [to_double(c) for c in q]
     error = largest_error(
         lambda r: weight(nonzero(r)) * (horner(q, nonzero(r)) - remainder(nonzero(r))), -h, h
@@ -191,7 +189,7 @@ def constants():
 
     c, error = exp_tail(1, 9, exp)
     yield "exp_fast_tail", c, f"exp(r) = 1 + r q(r), |r| <= ln 2 / 2: {report(error)}"
-    yield "sixteenth_powers", [to_double(mpf(2) ** (mpf(j) / 16)) for j in range(16)], "2^(j/16)"
+    yield "power_steps", [to_double(mpf(2) ** (mpf(j) / 32)) for j in range(32)], "2^(j/32)"
     c, error = exp_table_tail(16, 4)
     yield (
         "exp_sixteenth_tail",
@@ -226,7 +224,6 @@ def constants():
         f"1 / i!; exp(r) cut there, |r| <= ln 2 / 2: {report(cut / exp(-h))}",
     )
     yield "inverse_factorial_low", low[:14], "1 / i! - inverse_factorial[i]"
-
 
     # triple.h
     yield (

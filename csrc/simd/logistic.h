@@ -139,49 +139,56 @@ template <class Isa>
     return any_without(select(also, I::splat(0), b), I::splat((2 * half - 1) & ~(2 * error - 1)));
 }
 
-// 2^(j/16) rounded to float32, with j steps taken off its exponent bits so that adding n = 16 k + j,
-// shifted, gives 2^(n/16); and what the rounding left, relative to it.
-struct SixteenthPowers {
-    std::int32_t high[16];
-    float low[16];
+// 2^(j/steps) rounded to float32, with j steps taken off its exponent bits so that adding
+// n = steps k + j, shifted, gives 2^(n/steps); and what the rounding left, relative to it.
+template <int steps>
+struct Powers {
+    std::int32_t high[steps];
+    float low[steps];
 };
-constexpr SixteenthPowers power_table = [] {
-    SixteenthPowers table = {};
-    for (int j = 0; j < 16; ++j) {
-        const double exact = sixteenth_powers[j];
+template <int steps>
+constexpr Powers<steps> power_table = [] {
+    Powers<steps> table = {};
+    for (int j = 0; j < steps; ++j) {
+        const double exact = power_steps[j * (32 / steps)];
         const float high = static_cast<float>(exact);
-        table.high[j] = __builtin_bit_cast(std::int32_t, high) - (j << 19);
+        table.high[j] = __builtin_bit_cast(std::int32_t, high) - j * ((1 << 23) / steps);
         table.low[j] = static_cast<float>((exact - high) / exact);
     }
     return table;
 }();
 
-// sigmoid in float32 lanes, twice as fast as in float64 lanes and right where a lane of `uncertain` is 0.
+// sigmoid in float32 lanes, in half the time of float64 lanes, and right where a lane of `uncertain` is 0.
 //
-// u = exp(-x) = T (1 + r + small): T = 2^(n/16), |r| <= ln 2 / 32 without error, and small = r^2 q(r) +
-// (1 + r) (n (the rest of ln 2 / 16) + the rest of T), at most 2^-12. 1 + u is kept as d + d_lo: 1 + T
-// with its error, then T r by fma with its error, then T small. The quotient is q + q (e + e^2) with
-// q = 1 / d rounded and e = 1 - q (d + d_lo) below 2^-12. All roundings are of terms of that size, so
-// the relative error of the unrounded y, eight of them, is below 2^-33; measured 2^-33.6.
+// With a table of N = 16 or 32 powers (as many as registers hold), u = exp(-x) = T (1 + r + small):
+// T = 2^(n/N), |r| <= ln 2 / 2N without error, and small = r^2 q(r) + (1 + r) (n (the rest of ln 2 / N) +
+// the rest of T), at most 2^-12 or 2^-14. 1 + u is kept as d + d_lo: 1 + T with its error, then T r by
+// fma with its error, then T small. The quotient is q + q (e + e^2) with q = 1 / d rounded and
+// e = 1 - q (d + d_lo), of the size of small. All roundings are of terms of that size, so the relative error
+// of the unrounded y, eight of them, is below 2^-33 or 2^-35; measured 2^-33.6 and 2^-35.5.
 //
 // What rounding y took off is `rest`; y is certain unless it grows to half a unit when made larger by
-// 2^-8, which is at least 2^-33 of y. Below -60 nothing is certain: rest would become subnormal.
+// 2^-8 or 2^-10, which is at least 2^-33 or 2^-35 of y. Below -60 nothing is certain: rest would become
+// subnormal.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, float> sigmoid_float32(Vec<Isa, float> x,
                                                               Mask<Isa, float>& uncertain) {
     using V = Vec<Isa, float>;
     using I = Mask<Isa, float>;
+    constexpr int steps = lookup_size<Isa>;
+    constexpr int shift = steps == 32 ? 18 : 19;
+    constexpr float growth = steps == 32 ? 1 + 0x1p-10f : 1 + 0x1p-8f;
     constexpr float ln2_float = static_cast<float>(ln2_high);
     constexpr float ln2_rest = static_cast<float>(ln2_high - ln2_float);
     const V one = V::splat(1), magic = V::splat(0x1.8p23f);
     V clamped = min(V::splat(60), x);
-    V t = fma(clamped, V::splat(static_cast<float>(-16 * log2_e)), magic);
+    V t = fma(clamped, V::splat(static_cast<float>(-steps * log2_e)), magic);
     V n = t - magic;
-    V r = fma(n, V::splat(-ln2_float / 16), -clamped);
+    V r = fma(n, V::splat(-ln2_float / steps), -clamped);
     V q = horner(exp_sixteenth_tail, r);
     I index = bits(t);
-    V power = from_bits<float>(lookup<Isa>(power_table.high, index) + (index << 19));
-    V low = fma(n, V::splat(-ln2_rest / 16), lookup<Isa>(power_table.low, index));
+    V power = from_bits<float>(lookup<Isa>(power_table<steps>.high, index) + (index << shift));
+    V low = fma(n, V::splat(-ln2_rest / steps), lookup<Isa>(power_table<steps>.low, index));
     V small = fma(low, r, fma(r * r, q, low));
     V sum = one + power;
     V sum_lo = min(one, power) - (sum - max(one, power));
@@ -192,7 +199,7 @@ template <class Isa>
     e = fma(e, e, e);
     V y = fma(e, inverse, inverse);
     V rest = fma(e, inverse, inverse - y);
-    V grown = fma(rest, V::splat(1 + 0x1p-8f), y);
+    V grown = fma(rest, V::splat(growth), y);
     uncertain = (bits(y) ^ bits(grown)) | (bits(x) ^ bits(max(V::splat(-60), x)));
     return y;
 }
@@ -221,7 +228,7 @@ struct Sigmoid {
     }
     [[gnu::always_inline]] static inline Vec<Isa, float> float32(Vec<Isa, float> x,
                                                                  Mask<Isa, float>& uncertain)
-        requires has_lookup<Isa>
+        requires(lookup_size<Isa> > 0)
     {
         return sigmoid_float32(x, uncertain);
     }

@@ -110,11 +110,11 @@ template <class Isa>
     return any(a != Vec<Isa, std::int32_t>::splat(0));
 }
 
-// Tables of 16 words take four registers here, and more operations than they save.
+// Tables of 16 words would take four registers here, and more operations than they save.
 template <class Isa>
-constexpr bool has_lookup = false;
-template <class Isa, class T>
-Vec<Isa, T> lookup(const T (&table)[16], Vec<Isa, std::int32_t> index);
+constexpr int lookup_size = 0;
+template <class Isa, class T, int size>
+Vec<Isa, T> lookup(const T (&table)[size], Vec<Isa, std::int32_t> index);
 
 // 1 / a with a and the quotient rounded to float32.
 template <class Isa>

@@ -26,6 +26,20 @@ template <class Isa>
     return _mm_castsi128_pd(_mm_add_epi64(sum, _mm_and_si128(inexact, step)));
 }
 
+// Not inlined: in line they make the baseline's kernels three times as large as the other levels'.
+template <class Isa>
+[[gnu::noinline]] __m128 fma_without_instruction(__m128 a, __m128 b, __m128 c) {
+    __m128d low = fma_round_to_odd<Isa>(_mm_cvtps_pd(a), _mm_cvtps_pd(b), _mm_cvtps_pd(c));
+    __m128d high = fma_round_to_odd<Isa>(_mm_cvtps_pd(_mm_movehl_ps(a, a)),
+                                         _mm_cvtps_pd(_mm_movehl_ps(b, b)),
+                                         _mm_cvtps_pd(_mm_movehl_ps(c, c)));
+    return _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high));
+}
+template <class Isa>
+[[gnu::noinline]] __m128d fma_without_instruction(__m128d a, __m128d b, __m128d c) {
+    return __m128d{__builtin_fma(a[0], b[0], c[0]), __builtin_fma(a[1], b[1], c[1])};
+}
+
 // a * b + c with one rounding.
 template <class Isa, class T>
 [[gnu::always_inline]] inline Vec<Isa, T> fma(Vec<Isa, T> a, Vec<Isa, T> b, Vec<Isa, T> c) {
@@ -37,18 +51,8 @@ template <class Isa, class T>
         return {_mm256_fmadd_ps(a.raw, b.raw, c.raw)};
     } else if constexpr (Isa::bytes == 32) {
         return {_mm256_fmadd_pd(a.raw, b.raw, c.raw)};
-    } else if constexpr (sizeof(T) == 4) {
-        __m128d low = fma_round_to_odd<Isa>(_mm_cvtps_pd(a.raw), _mm_cvtps_pd(b.raw),
-                                            _mm_cvtps_pd(c.raw));
-        __m128d high = fma_round_to_odd<Isa>(_mm_cvtps_pd(_mm_movehl_ps(a.raw, a.raw)),
-                                             _mm_cvtps_pd(_mm_movehl_ps(b.raw, b.raw)),
-                                             _mm_cvtps_pd(_mm_movehl_ps(c.raw, c.raw)));
-        return {_mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high))};
     } else {
-        Vec<Isa, T> r;
-        r.raw[0] = __builtin_fma(a.raw[0], b.raw[0], c.raw[0]);
-        r.raw[1] = __builtin_fma(a.raw[1], b.raw[1], c.raw[1]);
-        return r;
+        return {fma_without_instruction<Isa>(a.raw, b.raw, c.raw)};
     }
 }
 
@@ -283,17 +287,19 @@ template <class Isa>
     }
 }
 
-// table[index mod 16] for every lane, from registers.
+// table[index mod size] for every lane, from registers; tables have `lookup_size` words, 0 where there are
+// no such instructions.
 template <class Isa>
-constexpr bool has_lookup = Isa::bytes > 16;
-template <class Isa, class T>
-[[gnu::always_inline]] inline Vec<Isa, T> lookup(const T (&table)[16],
+constexpr int lookup_size = Isa::bytes == 64 ? 32 : Isa::bytes == 32 ? 16 : 0;
+template <class Isa, class T, int size>
+[[gnu::always_inline]] inline Vec<Isa, T> lookup(const T (&table)[size],
                                                  Vec<Isa, std::int32_t> index) {
-    static_assert(sizeof(T) == 4 && has_lookup<Isa>);
+    static_assert(sizeof(T) == 4 && size == lookup_size<Isa>);
     using Raw = typename Vec<Isa, T>::Raw;
     if constexpr (Isa::bytes == 64) {
-        return {reinterpret_cast<Raw>(_mm512_permutexvar_epi32(
-            reinterpret_cast<__m512i>(index.raw), _mm512_loadu_si512(table)))};
+        return {reinterpret_cast<Raw>(_mm512_permutex2var_epi32(
+            _mm512_loadu_si512(table), reinterpret_cast<__m512i>(index.raw),
+            _mm512_loadu_si512(table + 16)))};
     } else {
         __m256i i = reinterpret_cast<__m256i>(index.raw);
         __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table));

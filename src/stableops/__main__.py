@@ -8,6 +8,7 @@ from pathlib import Path
 
 import stableops
 from stableops._demo import tour
+from stableops._networks import add_commands
 
 __all__ = ["main"]
 
@@ -63,6 +64,7 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="length of the training (default: %(default)s)",
     )
+    add_commands(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A pytest plugin: puts stableops' functions in the place of SciPy's before SciPy's tests import them."""
+"""A pytest plugin: stableops' functions take the place of SciPy's before its tests import them."""
 
 import scipy.special
 from scipy._lib._array_api import xp_capabilities_table

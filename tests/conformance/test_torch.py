@@ -1,5 +1,5 @@
-"""PyTorch's own samples (OpInfo) for the functions that stableops has: the same results, and an error
-where PyTorch raises one."""
+"""PyTorch's own samples (OpInfo) for the functions that stableops has: the same results, and an
+error where PyTorch raises one."""
 
 import warnings
 

@@ -1,0 +1,94 @@
+"""Dense layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import stableops as F
+from stableops.nn._convolution import he_uniform
+from stableops.nn._module import Array, Module
+
+__all__ = ["Flatten", "Linear"]
+
+
+class Linear(Module):
+    """Dense layer, :func:`stableops.linear`.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Numbers in, numbers out.
+    bias : bool
+        Whether a number is added to each output.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (out_features, in_features)
+        Zero until `initialize` or `load_state_dict`.
+    bias : ndarray, shape (out_features,), or None
+        Likewise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stableops import nn
+    >>> nn.Linear(4, 2)(np.ones((3, 4), np.float32)).shape
+    (3, 2)
+    """
+
+    parameter_names = ("weight", "bias")
+    fresh_output = True
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        if min(in_features, out_features) < 1:
+            msg = f"features must be positive, not {in_features} and {out_features}"
+            raise ValueError(msg)
+        self.weight = np.zeros((out_features, in_features), np.float32)
+        self.bias = np.zeros(out_features, np.float32) if bias else None
+
+    def forward(self, x: Array) -> Array:
+        self.keep(x)
+        y: Array = F.linear(x, self.weight, self.bias)
+        return y
+
+    def backward(self, grad_output: Array) -> Any:
+        wanted = (self.needs_input_gradient, True, self.bias is not None)
+        grad, *gradients = F.linear_backward(
+            grad_output, self.kept(), self.weight, output_mask=wanted
+        )
+        self.store_gradients(*gradients)
+        return grad
+
+    def initialize_parameters(self, rng: np.random.Generator) -> None:
+        he_uniform(self.weight, self.weight.shape[1], rng)
+        if self.bias is not None:
+            self.bias[...] = 0
+
+    def window(self) -> None:
+        return None
+
+    def cost(self, output_shape: tuple[int, ...]) -> tuple[int, int]:
+        times = int(np.prod(output_shape[1:-1]))
+        return times * self.learnable(), times * self.weight.size
+
+
+class Flatten(Module):
+    """All axes but the first as one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stableops import nn
+    >>> nn.Flatten()(np.ones((2, 3, 4, 5))).shape
+    (2, 60)
+    """
+
+    def forward(self, x: Array) -> Array:
+        self.keep(x.shape)
+        return x.reshape(len(x), -1)
+
+    def backward(self, grad_output: Array) -> Any:
+        return grad_output.reshape(self.kept())

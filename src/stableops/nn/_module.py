@@ -1,0 +1,329 @@
+"""What every layer and every network is."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    Self = TypeVar("Self", bound="Module")
+
+__all__ = ["Array", "LayerError", "Module", "Window", "state_problems"]
+
+Array = npt.NDArray[Any]
+
+Window = tuple[tuple[float, float], tuple[float, float]]
+"""How much of the input an output sees, and how far neighbouring outputs are apart: (rows, columns)
+of each."""
+
+
+class LayerError(ValueError):
+    """An input that a layer inside a network cannot take; the text says which layer.
+
+    Parameters
+    ----------
+    layer : str
+        Name of the layer, with dots.
+    problem : str
+        What the layer says.
+    """
+
+    def __init__(self, layer: str, problem: str) -> None:
+        super().__init__(f"layer {layer}: {problem}")
+        self.layer, self.problem = layer, problem
+
+
+class Module:
+    """A layer, or a network of layers, with its forward and its backward pass written out.
+
+    There is no tape: in training mode `forward` keeps what `backward` needs, `backward` uses it up,
+    stores the gradients of the parameters and returns the gradient of the input. In evaluation mode
+    nothing is kept. One module cannot stand at two places of a network.
+
+    A layer lists its arrays in `parameter_names` and `buffer_names`; modules found among its
+    attributes are its children, named as the attributes are.
+
+    Attributes
+    ----------
+    training : bool
+        Whether the module is in training mode; see `train` and `eval`.
+    needs_input_gradient : bool
+        False lets `backward` return None and save the work, for the first layer of a network.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stableops import nn
+    >>> class Square(nn.Module):
+    ...     def forward(self, x):
+    ...         self.keep(x)
+    ...         return x * x
+    ...
+    ...     def backward(self, grad_output):
+    ...         return grad_output * 2 * self.kept()
+    >>> net = nn.Sequential(Square(), nn.Linear(2, 1)).initialize(np.random.default_rng(0))
+    >>> net(np.ones((1, 2), np.float32)).shape
+    (1, 1)
+    >>> sorted(net.parameters())
+    ['1.bias', '1.weight']
+    >>> net.backward(np.ones((1, 1), np.float32)).shape
+    (1, 2)
+    """
+
+    parameter_names: ClassVar[tuple[str, ...]] = ()
+    buffer_names: ClassVar[tuple[str, ...]] = ()
+    fresh_output: ClassVar[bool] = False
+    """Whether the output is a new array that the module itself does not need afterwards."""
+
+    def __init__(self) -> None:
+        self.training = True
+        self.needs_input_gradient = True
+        self._kept: Any = None
+        self._gradients: dict[str, Array] = {}
+
+    def __call__(self, x: Array) -> Array:
+        """Call `forward`."""
+        return self.forward(x)
+
+    def forward(self, x: Array) -> Array:
+        """Compute the output.
+
+        Parameters
+        ----------
+        x : ndarray
+            A batch; the first axis counts the samples.
+
+        Returns
+        -------
+        ndarray
+        """
+        raise NotImplementedError
+
+    def backward(self, grad_output: Array) -> Any:
+        """Compute the gradients of the last `forward`; those of the parameters are stored.
+
+        Parameters
+        ----------
+        grad_output : ndarray
+            Gradient with respect to the output.
+
+        Returns
+        -------
+        ndarray
+            Gradient with respect to the input; None where `needs_input_gradient` is False.
+
+        Raises
+        ------
+        RuntimeError
+            If no `forward` in training mode came before.
+        """
+        raise NotImplementedError
+
+    # For layers
+
+    def keep(self, value: Any) -> None:
+        """Store what `backward` needs, in training mode."""
+        self._kept = value if self.training else None
+
+    def kept(self) -> Any:
+        """Take back what `forward` stored."""
+        value, self._kept = self._kept, None
+        if value is None:
+            msg = f"{type(self).__name__}: backward needs a forward in training mode before it"
+            raise RuntimeError(msg)
+        return value
+
+    def store_gradients(self, *gradients: Array) -> None:
+        """Store the gradients of the parameters, in the order of `parameter_names`."""
+        for name, gradient in zip(self.parameter_names, gradients, strict=True):
+            if getattr(self, name) is not None:
+                self._gradients[name] = gradient
+
+    def window(self) -> Window | None:
+        """Tell how much of its input one output sees, and the stride; None for all of it."""
+        return (1, 1), (1, 1)
+
+    def cost(self, output_shape: tuple[int, ...]) -> tuple[int, int]:  # noqa: ARG002
+        """Count the connections and the multiply-adds of one sample of the given output shape."""
+        return 0, 0
+
+    def learnable(self) -> int:
+        """Count the numbers that training changes, of this module without its children."""
+        return sum(getattr(self, name).size for name in self._own(self.parameter_names))
+
+    def initialize_parameters(self, rng: np.random.Generator) -> None:
+        """Draw the initial values of this module's own parameters."""
+
+    # The tree
+
+    def children(self) -> dict[str, Module]:
+        """Modules among the attributes, in the order in which they were set."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Module)}
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Walk over this module (named "") and everything in it, names with dots."""
+        yield prefix, self
+        for name, child in self.children().items():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Switch to training mode (or, with False, to evaluation mode).
+
+        Returns
+        -------
+        Module
+            Itself.
+        """
+        for _, module in self.named_modules():
+            module.training = mode
+            module._kept = None
+        return self
+
+    def eval(self: Self) -> Self:
+        """Switch to evaluation mode: batch norm uses its running statistics, dropout is off.
+
+        Returns
+        -------
+        Module
+            Itself.
+        """
+        return self.train(False)
+
+    def initialize(self: Self, rng: np.random.Generator) -> Self:
+        """Draw initial parameters, layer after layer.
+
+        Weights are uniform with variance 2 / fan-in (He et al. 2015), biases 0, factors of
+        normalisations 1. Dropout layers draw their masks from the same generator later.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            The same state gives the same bits on every machine.
+
+        Returns
+        -------
+        Module
+            Itself.
+        """
+        for _, module in self.named_modules():
+            module.initialize_parameters(rng)
+        return self
+
+    def astype(self: Self, dtype: npt.DTypeLike) -> Self:
+        """Convert all parameters and floating-point buffers.
+
+        Returns
+        -------
+        Module
+            Itself.
+        """
+        for _, module in self.named_modules():
+            for name in module._own(module.parameter_names + module.buffer_names):
+                array = getattr(module, name)
+                if array.dtype.kind not in "iu":
+                    setattr(module, name, array.astype(dtype))
+            module._gradients.clear()
+        return self
+
+    def compile(self) -> Module:
+        """Make a copy for prediction, with batch norm folded into the convolutions before it.
+
+        The copy shares what it does not change, is in evaluation mode, and gives the same results
+        up to rounding. See :class:`Sequential`, which does the work.
+
+        Returns
+        -------
+        Module
+        """
+        clone = copy.copy(self)
+        clone._gradients = {}
+        for name, child in self.children().items():
+            setattr(clone, name, child.compile())
+        clone.training, clone._kept = False, None
+        return clone
+
+    # Parameters
+
+    def parameters(self) -> dict[str, Array]:
+        """Name all arrays that training changes; changes in place are seen by the module."""
+        return self._arrays(lambda module: module.parameter_names)
+
+    def gradients(self) -> dict[str, Array]:
+        """Name the gradients that the last `backward` stored, with the keys of `parameters`.
+
+        Raises
+        ------
+        RuntimeError
+            If a layer with parameters has had no `backward`.
+        """
+        gradients = {}
+        for prefix, module in self.named_modules():
+            for name in module._own(module.parameter_names):
+                key = _join(prefix, name)
+                if name not in module._gradients:
+                    msg = f"no gradient of {key}: call backward first"
+                    raise RuntimeError(msg)
+                gradients[key] = module._gradients[name]
+        return gradients
+
+    def state_dict(self) -> dict[str, Array]:
+        """Name all parameters and buffers, with the names that torchvision gives them."""
+        return self._arrays(lambda module: module.parameter_names + module.buffer_names)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy parameters and buffers from a mapping of names to arrays.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            With the keys of `state_dict`. The counters ``num_batches_tracked`` may be missing, as
+            in old files.
+
+        Raises
+        ------
+        ValueError
+            If keys are missing, unexpected or of another shape: all of them are named, and nothing
+            has been changed.
+        """
+        own = self.state_dict()
+        problems = state_problems(own, state)
+        if problems:
+            msg = f"the weights do not fit {type(self).__name__}: " + "; ".join(problems)
+            raise ValueError(msg)
+        for name, array in own.items():
+            if name in state:
+                array[...] = np.asarray(state[name])
+
+    def _own(self, names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if getattr(self, name) is not None]
+
+    def _arrays(self, names_of: Any) -> dict[str, Array]:
+        return {
+            _join(prefix, name): getattr(module, name)
+            for prefix, module in self.named_modules()
+            for name in module._own(names_of(module))
+        }
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def state_problems(own: Mapping[str, Array], state: Mapping[str, Any]) -> list[str]:
+    """Say what keeps a state from being loaded: missing, unexpected and misshapen keys."""
+    missing = [
+        name for name in own if name not in state and not name.endswith("num_batches_tracked")
+    ]
+    unexpected = [name for name in state if name not in own]
+    misshapen = [
+        f"{name} ({np.shape(state[name])} instead of {own[name].shape})"
+        for name in own
+        if name in state and np.shape(state[name]) != own[name].shape
+    ]
+    groups = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    return [f"{kind}: {', '.join(names)}" for kind, names in groups.items() if names]

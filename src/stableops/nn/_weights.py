@@ -1,0 +1,131 @@
+"""Weights from and to files."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stableops.nn._pth import read_pth
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stableops.nn._module import Array
+
+__all__ = ["load_weights", "save_weights"]
+
+
+def load_weights(path: str | Path) -> dict[str, Array]:
+    """Read named arrays, for `Module.load_state_dict`; nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path
+        What it ends with tells the format: ``.npz`` (NumPy), ``.safetensors`` (needs the package
+        `safetensors`), ``.pth`` or ``.pt`` (`torch.save` of a state dict, such as the files of
+        torchvision).
+
+    Returns
+    -------
+    dict of str to ndarray
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ImportError
+        If `safetensors` is needed and not installed.
+    ValueError
+        If the format is not known; if the file is damaged, or holds anything but arrays.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from stableops import models, nn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "lenet5.npz"
+    ...     nn.save_weights(path, models.lenet5().state_dict())
+    ...     models.lenet5().load_state_dict(nn.load_weights(path))
+    """
+    path = Path(path)
+    if path.suffix in (".pth", ".pt"):
+        return read_pth(path)
+    if path.suffix == ".safetensors":
+        with path.open("rb"):
+            return _reported(path, _safetensors().load_file)
+    if path.suffix == ".npz":
+        with path.open("rb"):
+            return _reported(path, _load_npz)
+    raise ValueError(_unknown(path))
+
+
+def save_weights(path: str | Path, state: Mapping[str, Array]) -> None:
+    """Write named arrays, as given by `Module.state_dict`.
+
+    The file appears when it is complete; until then, one that was there before stays.
+
+    Parameters
+    ----------
+    path : path
+        Ends with ``.npz``, or ``.safetensors`` (needs the package `safetensors`).
+    state : mapping of str to ndarray
+        The arrays.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    ImportError
+        If `safetensors` is needed and not installed.
+    ValueError
+        If the format is another one.
+    """
+    path = Path(path)
+    if path.suffix not in (".npz", ".safetensors"):
+        raise ValueError(_unknown(path))
+    beginning = path.with_name(path.name + ".part")
+    try:
+        if path.suffix == ".npz":
+            with beginning.open("wb") as file:
+                np.savez(file, **dict[str, Any](state))
+        else:
+            arrays = {key: np.asarray(array, order="C") for key, array in state.items()}
+            _safetensors().save_file(arrays, beginning)
+        beginning.replace(path)
+    finally:
+        beginning.unlink(missing_ok=True)
+
+
+def _load_npz(path: Path) -> dict[str, Array]:
+    if not zipfile.is_zipfile(path):
+        msg = "it is no .npz file"
+        raise ValueError(msg)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _reported(path: Path, load: Any) -> dict[str, Array]:
+    try:
+        state: dict[str, Array] = load(path)
+    # Whatever a damaged or hostile file makes the readers stumble over.
+    except Exception as error:
+        msg = f"no weights can be read from {path}: {str(error) or type(error).__name__}"
+        raise ValueError(msg) from error
+    return state
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        msg = 'files of safetensors need a package: pip install "stableops[safetensors]"'
+        raise ImportError(msg) from None
+    return safetensors.numpy
+
+
+def _unknown(path: Path) -> str:
+    return f"{path} does not end with .npz or .safetensors (or, for reading, .pth or .pt)"
