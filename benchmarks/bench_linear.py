@@ -24,9 +24,29 @@ def linear_case(batch: int, inputs: int, outputs: int, way: str) -> Case:
         name=f"linear {inputs}-{outputs} batch {batch} {way}",
         operation="linear_backward" if way == "backward" else "linear",
         inputs=make,
+        options={"packed": True} if way == "packed" else {},
         flops=(4 if way == "backward" else 2) * batch * inputs * outputs,
         quick=(batch, inputs, way) in QUICK,
         size=batch,
+    )
+
+
+def linear_cross_entropy_case(tokens: int, features: int, classes: int) -> Case:
+    def make(rng: np.random.Generator) -> list[np.ndarray]:
+        weight = rng.standard_normal((classes, features), np.float32)
+        return [
+            rng.standard_normal((tokens, features), np.float32),
+            weight / np.float32(features) ** 0.5,
+            rng.integers(0, classes, tokens),
+        ]
+
+    return Case(
+        name=f"linear_cross_entropy+gradient {features}-{classes} batch {tokens}",
+        operation="linear_cross_entropy",
+        inputs=make,
+        flops=6 * tokens * features * classes,
+        quick=classes == 1000,
+        size=tokens,
     )
 
 
@@ -34,5 +54,8 @@ CASES = [
     linear_case(batch, inputs, outputs, way)
     for inputs, outputs in SIZES
     for batch in BATCHES
-    for way in ("forward", "backward")
+    for way in ("forward", "packed", "backward")
+] + [
+    linear_cross_entropy_case(tokens, features, classes)
+    for tokens, features, classes in ((64, 256, 1000), (512, 768, 32000), (512, 768, 128256))
 ]

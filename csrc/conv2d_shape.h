@@ -19,4 +19,25 @@ struct Conv2dShape {
     std::ptrdiff_t bias;
 };
 
+// Weights packed beforehand: panels [term][output channel] of this many channels, one panel after
+// another, one group after another, padded with zeros. The same at every SIMD level.
+template <class C>
+constexpr std::ptrdiff_t panel_lanes = 128 / static_cast<std::ptrdiff_t>(sizeof(C));
+
+// Layers that gain nothing from panels keep their weights as they are: few filters, and short
+// terms that are summed without packing (conv_direct.h).
+[[gnu::always_inline]] inline bool wants_panels(const Conv2dShape& s) {
+    const std::ptrdiff_t taps = s.kernel_h * s.kernel_w;
+    const std::ptrdiff_t terms = s.in_channels / s.groups * taps;
+    return s.out_channels / s.groups >= 8 && terms > 0 && (taps == 1 || terms > 64);
+}
+
+// Elements of all panels.
+template <class C>
+[[gnu::always_inline]] inline std::ptrdiff_t panels_size(const Conv2dShape& s) {
+    constexpr std::ptrdiff_t lanes = panel_lanes<C>;
+    return s.groups * ((s.out_channels / s.groups + lanes - 1) / lanes) * lanes *
+           (s.in_channels / s.groups) * s.kernel_h * s.kernel_w;
+}
+
 }  // namespace stableops

@@ -18,6 +18,8 @@
 
 namespace stableops {
 
+struct LinearCrossEntropyArguments;
+
 template <Storage T>
 struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
@@ -54,10 +56,16 @@ struct SigmoidCrossEntropyKernels {
 // rows are the pixels, their features the channels of a 1x1 kernel.
 template <Storage T>
 struct Conv2dKernels {
-    void (*conv2d)(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape);
+    // panels: panels_size<Compute<T>>(shape) elements.
+    void (*pack_weight)(Compute<T>* panels, const T* weight, const Conv2dShape& shape);
+    // Either weight or panels is null.
+    void (*conv2d)(T* y, const T* x, const T* weight, const Compute<T>* panels, const T* bias,
+                   const Conv2dShape& shape);
     void (*grad_input)(T* grad_x, const T* grad_y, const T* weight, const T* bias,
                        const Conv2dShape& shape);
-    void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape);
+    // add: to what is there, whose rows must be contiguous.
+    void (*grad_weight)(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape,
+                        bool add);
     void (*grad_bias)(T* grad_bias, const T* grad_y, const Conv2dShape& shape);
 };
 
@@ -186,6 +194,7 @@ struct LogSumExpKernels {
 
 struct CrossEntropyKernels {
     void (*softmax_cross_entropy)(const CrossEntropyArguments& arguments);
+    void (*linear_cross_entropy)(const LinearCrossEntropyArguments& arguments);
 };
 
 // mean, rstd and variance have a value a row, in the order (sample, group). The result may not be an

@@ -29,14 +29,29 @@ def conv2d(rng):
     b = rng.standard_normal(50).astype(np.float32)
     settings = {"stride": (1, 2), "padding": ((1, 0), (2, 1)), "dilation": (2, 1), "groups": 2}
     y = so.conv2d(x, w, b, **settings)
-    return [y, *so.conv2d_backward(y / 100, x, w, **settings)]
+    packed = so.conv2d(x, so.pack_conv2d_weight(w, 2), b, **settings)
+    return [y, packed, *so.conv2d_backward(y / 100, x, w, **settings)]
 
 
 @case
 def linear(rng):
     x, w = rng.standard_normal((300, 500)), rng.standard_normal((170, 500))
     y = so.linear(x, w)
-    return [y, *so.linear_backward(y, x, w)]
+    return [y, so.linear(x, so.pack_linear_weight(w)), *so.linear_backward(y, x, w)]
+
+
+@case
+def linear_cross_entropy(rng):
+    results = []
+    for dtype in ROW_DTYPES:
+        x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((300, 40), (1000, 40), (1000,)))
+        labels = rng.integers(0, 1000, 300)
+        for smoothing in (0, 0.1):
+            loss, grads = so.linear_cross_entropy(
+                x, w, labels, b, label_smoothing=smoothing, return_grad=True
+            )
+            results += [loss, *grads]
+    return results
 
 
 def crowd(rng, n, dtype=np.float32):

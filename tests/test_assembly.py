@@ -12,10 +12,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Tiles (rows, vectors) of csrc/ops/gemm.h that most of the time is spent in.
+# The tiles that most of the time is spent in: function, sizes, multiply-adds of its inner loop.
 HOT = {
-    "X86V3": [(6, 2), (5, 2), (4, 2)],
-    "X86V4": [(14, 2), (13, 2), (12, 2), (9, 3), (8, 3), (7, 2)],
+    "X86V3": [
+        *(("tile_sums", size, size[0] * size[1]) for size in [(6, 2), (5, 2), (4, 2)]),
+        ("direct_tile", (4, 2), 8),
+    ],
+    "X86V4": [
+        *(
+            ("tile_sums", size, size[0] * size[1])
+            for size in [(14, 2), (13, 2), (12, 2), (9, 3), (8, 3), (7, 2)]
+        ),
+        ("direct_tile", (6, 4), 24),
+        ("depthwise_sums", (9,), 9),
+    ],
 }
 
 
@@ -68,9 +78,11 @@ def test_tiles_stay_in_registers(level, type_name):
     if not paths:
         pytest.skip("needs the build tree (pip install . keeps it)")
     for path in paths:
-        for rows, vectors in HOT[level]:
-            part = f"tile_sums<stableops::isa::{level}, {type_name}, {rows}, {vectors}>"
+        for function, sizes, multiply_adds in HOT[level]:
+            numbers = ", ".join(map(str, sizes))
+            part = f"{function}<stableops::isa::{level}, {type_name}, {numbers}>"
             body = next(body for name, body in functions(path).items() if part in name)
             loop = innermost_fma_loop(body)
-            assert sum("vfmadd" in text for text in loop) == rows * vectors, (path, part)
+            assert sum("vfmadd" in text for text in loop) == multiply_adds, (path, part)
             assert not any(re.search(r"\(%r[sb]p", text) for text in loop), (path, part, loop)
+            assert not any(text.startswith("call") for text in loop), (path, part, loop)

@@ -360,3 +360,28 @@ def test_compare_tells_change_from_noise(new, worse, expected):
 def test_peers_have_names_and_install_lines():
     assert len({peer.name for peer in PEERS}) == len(PEERS)
     assert all(peer.install.startswith("pip install ") for peer in PEERS)
+
+
+def test_model_of_convolution():
+    """Every layer has a prediction that its multiply-adds and its bytes bound from below."""
+    from benchmarks import model
+    from benchmarks.cases import select
+
+    sizes = (1 << 14, 1 << 27)
+    entry = {
+        "threads": 1,
+        "vector_bits": 512,
+        "flops_float32": 1e11,
+        "bandwidths": {kind: dict.fromkeys(map(str, sizes), 1e10) for kind in ("read", "write")},
+    }
+    chosen = select("", ["conv"])
+    rows = [
+        {"case": c.name, "threads": 1, "results": {OURS: {"status": "timed", "min": 1.0}}}
+        for c in chosen
+    ]
+    heading, lines = model.table({"limits": [entry], "rows": rows})
+    assert len(lines) == len(chosen) and len(lines[0]) == len(heading)
+    for case in chosen:
+        predicted = model.predicted_seconds(*model.parsed(case.name), entry)
+        assert predicted > 0.99 * case.flops / 1e11
+    assert model.parsed("softmax (10) float32") is None

@@ -1,5 +1,7 @@
 """conv2d and its gradients: the definition, the canonical bits, layouts, settings, refusals."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -320,6 +322,70 @@ def test_empty_batch():
     assert same_bits(y, np.broadcast_to(np.array([1.0, 2.0])[:, None, None], (1, 2, 2, 2)).copy())
 
 
+@given(problem=problems())
+def test_packed_bits(problem):
+    x, w, bias, settings = problem
+    packed = so.pack_conv2d_weight(w, settings["groups"])
+    assert same_bits(so.conv2d(x, packed, bias, **settings), so.conv2d(x, w, bias, **settings))
+    last = channels_last(x)
+    assert same_bits(so.conv2d(last, packed, bias, **settings), so.conv2d(x, w, bias, **settings))
+
+
+@pytest.mark.parametrize("case", LARGE)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_packed_bits_of_large_problems(case, dtype, isa):
+    if isa == "baseline" and dtype != np.float32:
+        pytest.skip("emulated fma takes minutes, and the panels are the same")
+    x_shape, w_shape, settings = LARGE[case]
+    rng = np.random.default_rng(3)
+    x, w = random(rng, x_shape, dtype), random(rng, w_shape, dtype)
+    bias = random(rng, w_shape[0], dtype)
+    packed = so.pack_conv2d_weight(w, settings.get("groups", 1))
+    want = so.conv2d(x, w, bias, **settings)
+    for image in (x, channels_last(x)):
+        assert same_bits(so.conv2d(image, packed, bias, **settings), want)
+
+
+@pytest.mark.parametrize("w_shape", [(40, 3, 5, 5), (3, 2, 3, 3)], ids=["panels", "as it is"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_packed_weight_can_be_pickled_and_copied(w_shape, dtype, isa):
+    rng = np.random.default_rng(11)
+    w = random(rng, w_shape, dtype)
+    x = random(rng, (1, w_shape[1], 9, 9), dtype)
+    packed = so.pack_conv2d_weight(np.asfortranarray(w))
+    assert (packed.shape, packed.groups, packed.dtype) == (w_shape, 1, dtype)
+    text = pickle.dumps(packed)
+    so._core.set_active_isa("baseline")
+    assert pickle.dumps(so.pack_conv2d_weight(w)) == text, "the same at every level"
+    so._core.set_active_isa(isa)
+    want = so.conv2d(x, w)
+    w[:] = 0
+    for same in (packed, pickle.loads(text), copy.deepcopy(packed)):
+        assert repr(same) == repr(packed)
+        assert same_bits(so.conv2d(x, same), want)
+
+
+def test_packed_weight_never_changes():
+    packed = so.pack_conv2d_weight(np.ones((40, 3, 5, 5)))
+    with pytest.raises(AttributeError):
+        packed.groups = 2
+    with pytest.raises(ValueError, match="read-only"):
+        packed.__getstate__()[-1][:] = 0
+
+
+def test_state_that_fits_no_packed_weight_is_refused():
+    packed = so.pack_conv2d_weight(np.ones((40, 3, 5, 5)))
+    shape, groups, dtype, panels, values = packed.__getstate__()
+    for state in (
+        (shape, groups, dtype, panels, values[:-1]),
+        (shape, groups, np.dtype(np.float32), panels, values),
+        (shape, 0, dtype, panels, values),
+        (shape[1:], groups, dtype, panels, values),
+    ):
+        with pytest.raises(ValueError, match="not the state"):
+            type(packed).__new__(type(packed)).__setstate__(state)
+
+
 X, W = np.ones((1, 4, 5, 5)), np.ones((6, 4, 3, 3))
 
 
@@ -363,6 +429,33 @@ def test_refusals_of_backward():
         so.conv2d_backward(np.ones((1, 6, 3, 4)), X, W)
     with pytest.raises(TypeError, match="output_mask=.* is not allowed; three bools are"):
         so.conv2d_backward(np.ones((1, 6, 3, 3)), X, W, output_mask=(True, False))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda p: so.conv2d(X, p, groups=2), ValueError, r"groups=2 does not fit; weight is <pack"),
+        (lambda p: so.conv2d(X[:, :3], p), ValueError, r"weight has shape \(6, 4, 3, 3\)"),
+        (lambda p: so.conv2d(X[..., :2], p), ValueError, "the kernel must not be larger"),
+        (lambda p: so.conv2d(X, so.pack_conv2d_weight(W.astype(np.float32))), TypeError,
+         "weight is <packed weight of shape .*float32>, and .*; pack the weight in that dtype"),
+        (lambda p: so.conv2d(X, so.pack_linear_weight(np.ones((6, 4)))), TypeError,
+         "an array is allowed, or what pack_conv2d_weight returns"),
+        (lambda p: so.linear(X, p), TypeError, "or what pack_linear_weight returns"),
+        (lambda p: so.conv2d_backward(np.ones((1, 6, 3, 3)), X, p), TypeError,
+         "conv2d_backward takes the array"),
+        (lambda p: so.pack_conv2d_weight(p), TypeError, "pack_conv2d_weight takes the array"),
+        (lambda p: so.pack_conv2d_weight(W, 4), ValueError, "with groups=4; its first size must"),
+        (lambda p: so.pack_conv2d_weight(W, 0), ValueError, "groups=0 is not allowed"),
+        (lambda p: so.pack_conv2d_weight(W[0]), ValueError, r"weight has shape \(4, 3, 3\); it must"),
+        (lambda p: so.pack_conv2d_weight(W[:, :, :0]), ValueError, "at least one row"),
+        (lambda p: so.pack_conv2d_weight(W + 1j), TypeError, "weight has dtype complex128"),
+    ],
+)  # fmt: skip
+def test_refusals_of_packed_weights(call, error, text):
+    packed = so.pack_conv2d_weight(W)
+    with pytest.raises(error, match=text):
+        call(packed)
 
 
 def test_huge_settings_are_harmless():

@@ -80,6 +80,8 @@ def test_objects_of_a_level_export_only_their_own(tag):
         defined = 0
         for line in listing.stdout.splitlines():
             kind, name = line[17:].split(" ", 1)
+            if kind == "U" and name.startswith(f"stableops::KernelTable<stableops::isa::{tag},"):
+                continue  # another family's kernels of the same level
             if kind == "U":
                 assert ALLOWED_CALLS.search(name), f"{path.name} ({tag}) calls {name}"
             elif (kind.isupper() and kind != "A") or kind in "uvw":

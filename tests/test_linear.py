@@ -102,12 +102,31 @@ def test_definition(problem):
     assert np.all(abs(y - want) <= ref.error_bound(x.shape[-1], np.float64) * size)
 
 
+@given(problem=problems())
+def test_packed_bits(problem):
+    x, w, bias = problem
+    assert same_bits(so.linear(x, so.pack_linear_weight(w), bias), so.linear(x, w, bias))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 14, 64, 300])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_packed_bits_of_many_features(rows, dtype, isa):
+    if isa == "baseline" and (rows > 14 or dtype != np.float32):
+        pytest.skip("emulated fma takes minutes, and the panels are the same")
+    rng = np.random.default_rng(3)
+    x, w = random(rng, (rows, 700), dtype), random(rng, (257, 700), dtype)
+    bias = random(rng, 257, dtype)
+    assert same_bits(so.linear(x, so.pack_linear_weight(w), bias), so.linear(x, w, bias))
+
+
 def test_no_rows_and_no_features():
     w = np.ones((3, 4))
     assert so.linear(np.ones((0, 4)), w).shape == (0, 3)
     gx, gw, gb = so.linear_backward(np.ones((2, 0, 3)), np.ones((2, 0, 4)), w)
     assert gx.shape == (2, 0, 4) and same_bits(gw, np.zeros((3, 4))) and same_bits(gb, np.zeros(3))
     assert same_bits(so.linear(np.ones((2, 0)), np.ones((3, 0)), np.ones(3)), np.ones((2, 3)))
+    empty = so.pack_linear_weight(np.ones((9, 0)))
+    assert same_bits(so.linear(np.ones((2, 0)), empty, np.ones(9)), np.ones((2, 9)))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +141,20 @@ def test_no_rows_and_no_features():
 def test_refusals(arguments, text):
     with pytest.raises(ValueError, match=text):
         so.linear(*arguments)
+
+
+def test_refusals_of_packed_weights():
+    packed = so.pack_linear_weight(np.ones((3, 4)))
+    with pytest.raises(ValueError, match=r"input has shape \(5,\) and weight has shape \(3, 4\)"):
+        so.linear(np.ones(5), packed)
+    with pytest.raises(TypeError, match="<packed weight of shape .3, 4., float32>, and .*; pack"):
+        so.linear(np.ones(4), so.pack_linear_weight(np.ones((3, 4), np.float32)))
+    with pytest.raises(TypeError, match="linear_backward takes the array"):
+        so.linear_backward(np.ones(3), np.ones(4), packed)
+    with pytest.raises(TypeError, match="linear_cross_entropy takes the array"):
+        so.linear_cross_entropy(np.ones(4), packed, 0)
+    with pytest.raises(ValueError, match=r"weight has shape \(4,\); it must be"):
+        so.pack_linear_weight(np.ones(4))
 
 
 def test_refusals_of_backward():

@@ -34,7 +34,8 @@ def conv2d(x, weight, bias, *, stride, padding, groups, packed=False):
     return network_call("Conv", x, weight, bias, **conv_attributes(stride, padding, groups))
 
 
-def linear(x, weight, bias):
+def linear(x, weight, bias, *, packed=False):
+    del packed
     return network_call("Gemm", x, weight, bias, transB=1)
 
 

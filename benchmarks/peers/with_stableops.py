@@ -82,12 +82,24 @@ def conv2d_backward(grad_output, x, weight, *, stride, padding, groups):
     return lambda: F.conv2d_backward(grad_output, x, weight, stride, padding, 1, groups)
 
 
-def linear(x, weight, bias):
+def linear(x, weight, bias, *, packed=False):
+    if packed:
+        weight = F.pack_linear_weight(weight)
     return lambda: F.linear(x, weight, bias)
 
 
 def linear_backward(grad_output, x, weight):
     return lambda: F.linear_backward(grad_output, x, weight)
+
+
+def linear_cross_entropy(x, weight, labels):
+    def call():
+        loss, (grad_x, grad_weight, _) = F.linear_cross_entropy(
+            x, weight, labels, return_grad=True, output_mask=(True, True, False)
+        )
+        return loss, grad_x, grad_weight
+
+    return call
 
 
 def max_pool2d(x, *, kernel_size, stride, padding, return_indices):

@@ -124,7 +124,7 @@ void k_order_strides(int ndim, const npy_intp* shape, npy_intp item, const Array
     int order[max_dims];
     for (int d = 0; d < ndim; ++d) order[d] = d;
     if (like != nullptr)
-        std::stable_sort(order, order + ndim, [&](int a, int b) {
+        order_dimensions(order, ndim, [&](int a, int b) {
             return std::abs(like->stride(a)) > std::abs(like->stride(b));
         });
     npy_intp stride = item;
@@ -147,7 +147,8 @@ py::object new_array_of(PyArray_Descr* descr, int ndim, const npy_intp* shape, c
             throw py::value_error("a result of shape " + shape_text(ndim, shape) +
                                   " does not fit the address space");
         }
-    if (bytes < block_bytes && like == nullptr)
+    // What NumPy lays out as it would without being told takes a third of the time.
+    if (bytes < block_bytes && (like == nullptr || PyArray_IS_C_CONTIGUOUS(like->get())))
         return take(PyArray_NewFromDescr(&PyArray_Type, descr, ndim, shape, nullptr, nullptr, 0,
                                          nullptr));
     npy_intp strides[max_dims];
@@ -395,14 +396,15 @@ bool plan_dimensions(std::span<const Array* const> arrays, Order keep, int& ndim
         if (lead.shape()[d] > 1) order[used++] = d;
     }
     // The dimension of the smallest stride goes innermost; operand 0 decides, then the next.
-    if (keep == Order::memory) std::stable_sort(order, order + used, [&](int a, int b) {
-        for (int k = 0; k < operands; ++k) {
-            const std::ptrdiff_t sa = std::abs(arrays[k]->stride(a));
-            const std::ptrdiff_t sb = std::abs(arrays[k]->stride(b));
-            if (sa != sb) return sa > sb;
-        }
-        return false;
-    });
+    if (keep == Order::memory)
+        order_dimensions(order, used, [&](int a, int b) {
+            for (int k = 0; k < operands; ++k) {
+                const std::ptrdiff_t sa = std::abs(arrays[k]->stride(a));
+                const std::ptrdiff_t sb = std::abs(arrays[k]->stride(b));
+                if (sa != sb) return sa > sb;
+            }
+            return false;
+        });
     ndim = 0;
     for (int i = 0; i < used; ++i) {
         const int d = order[i];

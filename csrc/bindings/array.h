@@ -89,9 +89,6 @@ std::string text_of(const py::handle& value);
 // Axes of an `axis` argument (int, tuple of ints, None for all), non-negative, ascending.
 std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* name);
 
-// The `reduction` argument of a loss: "mean", "sum" or "none", else ValueError.
-Reduction reduction_of(const std::string& name);
-
 // ValueError unless the two have the same shape.
 void check_same_shape(const Array& a, const char* a_name, const Array& b, const char* b_name);
 
@@ -121,6 +118,17 @@ class Output {
 // the block cache of runtime/memory.h.
 FloatArray new_array(Dtype dtype, int ndim, const npy_intp* shape, const Array* like = nullptr);
 Array new_int64_array(int ndim, const npy_intp* shape, const Array* like = nullptr);
+
+// Sorts the first `count` dimensions, of which there are few, stably: std::stable_sort allocates.
+template <class Before>
+void order_dimensions(int* order, int count, const Before& before) {
+    for (int i = 1; i < count; ++i) {
+        const int d = order[i];
+        int at = i;
+        for (; at > 0 && before(d, order[at - 1]); --at) order[at] = order[at - 1];
+        order[at] = d;
+    }
+}
 
 // Merges and orders the common dimensions of arrays of one shape (operand 0 leads): no dimensions of
 // size 1, neighbours that all operands traverse as one are one, the smallest strides come last, and

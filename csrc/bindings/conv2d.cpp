@@ -6,6 +6,7 @@
 #include "array.h"
 #include "families.h"
 #include "output_mask.h"
+#include "packed_weight.h"
 
 namespace stableops {
 namespace {
@@ -120,22 +121,31 @@ std::array<Padding, 2> padding_of(const py::object& value, const Pair& in, const
     return {ends(both[0]), ends(both[1])};
 }
 
-Strides4 weight_strides(const FloatArray& weight) {
-    return {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+void check_kernel(int ndim, const npy_intp* shape) {
+    if (ndim != 4)
+        throw py::value_error("weight has shape " + shape_text(ndim, shape) +
+                              "; it must be (K, C / groups, R, S)");
+    for (int d = 2; d < 4; ++d) {
+        if (shape[d] < 1)
+            throw py::value_error("weight has shape " + shape_text(ndim, shape) +
+                                  "; its kernel must have at least one row and one column");
+        if (shape[d] > largest_setting)
+            throw py::value_error("weight has shape " + shape_text(ndim, shape) +
+                                  "; its kernel may have at most " +
+                                  std::to_string(largest_setting) + " rows and columns");
+    }
 }
 
-// Everything but the strides of y.
-Conv2dShape checked_shape(const FloatArray& input, const FloatArray& weight,
+// Everything but strides other than those of the input.
+Conv2dShape checked_shape(const FloatArray& input, int ndim, const npy_intp* k,
                           const Settings& settings) {
     const Image x(input, "input");
-    if (weight.ndim() != 4)
-        throw py::value_error("weight has shape " + shape_text(weight) +
-                              "; it must be (K, C / groups, R, S)");
-    const npy_intp* k = weight.shape();
+    check_kernel(ndim, k);
+    const std::string weight_text = shape_text(ndim, k);
     const std::ptrdiff_t groups = settings.groups;
     if (x.channels % groups != 0 || k[0] % groups != 0 || x.channels / groups != k[1])
         throw py::value_error("input has shape " + shape_text(input) + " and weight has shape " +
-                              shape_text(weight) + " with groups=" + std::to_string(groups) +
+                              weight_text + " with groups=" + std::to_string(groups) +
                               "; both channel counts must be multiples of groups, and the "
                               "weight's second size must be the input's channels / groups");
     const Pair taps{k[2], k[3]};
@@ -143,13 +153,6 @@ Conv2dShape checked_shape(const FloatArray& input, const FloatArray& weight,
     Pair dilation = settings.dilation;
     Pair reach{};
     for (int d = 0; d < 2; ++d) {
-        if (taps[d] < 1)
-            throw py::value_error("weight has shape " + shape_text(weight) +
-                                  "; its kernel must have at least one row and one column");
-        if (taps[d] > largest_setting)
-            throw py::value_error("weight has shape " + shape_text(weight) +
-                                  "; its kernel may have at most " +
-                                  std::to_string(largest_setting) + " rows and columns");
         if (taps[d] == 1) dilation[d] = 1;
         reach[d] = (taps[d] - 1) * dilation[d] + 1;
     }
@@ -158,7 +161,7 @@ Conv2dShape checked_shape(const FloatArray& input, const FloatArray& weight,
     for (int d = 0; d < 2; ++d) {
         const std::ptrdiff_t padded = x.size[d] + pad[d].begin + pad[d].end;
         if (reach[d] > padded)
-            throw py::value_error("weight has shape " + shape_text(weight) +
+            throw py::value_error("weight has shape " + weight_text +
                                   ", with dilation a kernel of " + std::to_string(reach[0]) +
                                   " x " + std::to_string(reach[1]) + ", and input has shape " +
                                   shape_text(input) + ", padded " +
@@ -187,8 +190,12 @@ Conv2dShape checked_shape(const FloatArray& input, const FloatArray& weight,
     shape.dilation_w = dilation[1];
     shape.groups = groups;
     shape.x = x.stride;
-    shape.weight = weight_strides(weight);
     return shape;
+}
+
+template <class Weight>
+Strides4 weight_strides(const Weight& weight) {
+    return {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
 }
 
 // run_kernel decides by elements; a convolution does that much work per multiply-add.
@@ -206,25 +213,29 @@ py::object conv2d(const py::object& input_object, const py::object& weight_objec
                   const py::object& padding, const py::object& dilation, const py::object& groups,
                   const py::object& out) {
     FloatArray x = as_float_array(input_object, "input");
-    FloatArray weight = as_float_array(weight_object, "weight");
-    FloatArray bias = weight;
+    WeightArgument weight(weight_object, 4, "pack_conv2d_weight");
+    FloatArray bias = weight.array();
     const bool has_bias = !bias_object.is_none();
     if (has_bias) bias = as_float_array(bias_object, "bias");
-    Conv2dShape shape = checked_shape(x, weight, settings_of(stride, padding, dilation, groups));
+    const Settings settings = settings_of(stride, padding, dilation, groups);
+    if (weight.packed() && weight.packed()->groups != settings.groups)
+        throw py::value_error("groups=" + std::to_string(settings.groups) +
+                              " does not fit; weight is " + weight.packed()->text());
+    Conv2dShape shape = checked_shape(x, weight.ndim(), weight.shape(), settings);
     if (has_bias && (bias.ndim() != 1 || bias.shape()[0] != shape.out_channels))
         throw py::value_error("bias has shape " + shape_text(bias) + "; it must be " +
                               shape_text(1, weight.shape()));
-    const FloatArray* const all[] = {&x, &weight, &bias};
+    const FloatArray* const all[] = {&x, &weight.array(), &bias};
     const Dtype dtype = promoted(all);
     cast_to(x, dtype);
-    cast_to(weight, dtype);
-    cast_to(bias, dtype);
+    weight.cast(dtype);
+    if (has_bias) cast_to(bias, dtype);
     shape.x = Image(x, "input").stride;
     shape.weight = weight_strides(weight);
 
     const npy_intp sizes[] = {shape.batch, shape.out_channels, shape.out_h, shape.out_w};
     const int ndim = x.ndim();
-    const Array* const inputs[] = {&x, &weight, &bias};
+    const Array* const inputs[] = {&x, &weight.array(), &bias};
     Output output(out, dtype, ndim, sizes + (4 - ndim), x, inputs);
     const FloatArray& y = output.array();
     shape.y = Image(y, "out").stride;
@@ -233,8 +244,9 @@ py::object conv2d(const py::object& input_object, const py::object& weight_objec
         with_dtype(dtype, [&]<class T>(T) {
             const auto kernel = active_kernels().conv2d.of<T>().conv2d;
             run(shape, [&] {
-                kernel(y.data<T>(), x.data<const T>(), weight.data<const T>(),
-                       has_bias ? bias.data<const T>() : nullptr, shape);
+                kernel(y.data<T>(), x.data<const T>(), weight.data<T>(),
+                       weight.panels<Compute<T>>(), has_bias ? bias.data<const T>() : nullptr,
+                       shape);
             });
         });
     }
@@ -247,8 +259,9 @@ py::tuple conv2d_backward(const py::object& grad_object, const py::object& input
                           const py::object& groups, const std::array<bool, 3>& mask) {
     FloatArray grad = as_float_array(grad_object, "grad_output");
     FloatArray x = as_float_array(input_object, "input");
-    FloatArray weight = as_float_array(weight_object, "weight");
-    Conv2dShape shape = checked_shape(x, weight, settings_of(stride, padding, dilation, groups));
+    FloatArray weight = unpacked_weight(weight_object, "conv2d_backward");
+    Conv2dShape shape = checked_shape(x, weight.ndim(), weight.shape(),
+                                      settings_of(stride, padding, dilation, groups));
     const npy_intp sizes[] = {shape.batch, shape.out_channels, shape.out_h, shape.out_w};
     const npy_intp* expected = sizes + (4 - x.ndim());
     if (grad.ndim() != x.ndim() || !std::equal(expected, expected + x.ndim(), grad.shape()))
@@ -283,7 +296,7 @@ py::tuple conv2d_backward(const py::object& grad_object, const py::object& input
             if (weight.size() > 0)
                 run(shape, [&] {
                     kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(),
-                                        x.data<const T>(), shape);
+                                        x.data<const T>(), shape, false);
                 });
             result[1] = grad_weight.owner;
         }
@@ -360,7 +373,7 @@ py::object conv_transpose2d(const py::object& input_object, const py::object& we
                             const py::object& padding, const py::object& output_padding,
                             const py::object& groups, const py::object& dilation) {
     FloatArray x = as_float_array(input_object, "input");
-    FloatArray weight = as_float_array(weight_object, "weight");
+    FloatArray weight = unpacked_weight(weight_object, "conv_transpose2d");
     const bool has_bias = !bias_object.is_none();
     FloatArray bias = has_bias ? as_float_array(bias_object, "bias") : weight;
     Conv2dShape shape =
@@ -400,7 +413,7 @@ py::tuple conv_transpose2d_backward(const py::object& grad_object, const py::obj
                                     const std::array<bool, 3>& mask) {
     FloatArray grad = as_float_array(grad_object, "grad_output");
     FloatArray x = as_float_array(input_object, "input");
-    FloatArray weight = as_float_array(weight_object, "weight");
+    FloatArray weight = unpacked_weight(weight_object, "conv_transpose2d_backward");
     Conv2dShape shape =
         transposed_shape(x, weight, settings_of(stride, padding, dilation, groups), output_padding);
     const npy_intp sizes[] = {shape.batch, shape.in_channels, shape.in_h, shape.in_w};
@@ -426,7 +439,7 @@ py::tuple conv_transpose2d_backward(const py::object& grad_object, const py::obj
             if (x.size() > 0)
                 run(shape, [&] {
                     kernels.conv2d(grad_x.data<T>(), grad.data<const T>(), weight.data<const T>(),
-                                   nullptr, shape);
+                                   nullptr, nullptr, shape);
                 });
             result[0] = grad_x.owner;
         }
@@ -437,7 +450,7 @@ py::tuple conv_transpose2d_backward(const py::object& grad_object, const py::obj
             if (weight.size() > 0)
                 run(shape, [&] {
                     kernels.grad_weight(grad_weight.data<T>(), x.data<const T>(),
-                                        grad.data<const T>(), shape);
+                                        grad.data<const T>(), shape, false);
                 });
             result[1] = grad_weight.owner;
         }
@@ -458,10 +471,31 @@ py::tuple conv_transpose2d_backward(const py::object& grad_object, const py::obj
     return result;
 }
 
+PackedWeight pack_conv2d_weight(const py::object& weight_object, const py::object& groups_object) {
+    const FloatArray weight = unpacked_weight(weight_object, "pack_conv2d_weight");
+    const std::ptrdiff_t groups = whole_number(groups_object, groups_object, "groups", 1, "an int is");
+    check_kernel(weight.ndim(), weight.shape());
+    const npy_intp* k = weight.shape();
+    if (k[0] % groups != 0)
+        throw py::value_error("weight has shape " + shape_text(weight) +
+                              " with groups=" + std::to_string(groups) +
+                              "; its first size must be a multiple of groups");
+    Conv2dShape shape{};
+    shape.groups = groups;
+    shape.out_channels = k[0];
+    shape.in_channels = k[1] * groups;
+    shape.kernel_h = k[2];
+    shape.kernel_w = k[3];
+    shape.weight = weight_strides(weight);
+    return PackedWeight(weight, shape);
+}
+
 }  // namespace
 
 void bind_conv2d(py::module_& m) {
+    bind_packed_weight(m);
     m.def("conv2d", conv2d);
+    m.def("pack_conv2d_weight", pack_conv2d_weight);
     m.def("conv2d_backward",
           [](const py::object& grad_output, const py::object& input, const py::object& weight,
              const py::object& stride, const py::object& padding, const py::object& dilation,

@@ -1,6 +1,6 @@
 #include "../kernels.h"
-#include "array.h"
 #include "families.h"
+#include "function.h"
 #include "number.h"
 
 namespace stableops {
@@ -12,9 +12,8 @@ T* at(const Array& array, std::ptrdiff_t offset) {
 }
 
 // y = kernel(x, settings...), with the kernel picked from the family by `select`.
-template <class Select, class... Settings>
-py::object unary(const py::object& x_object, const py::object& out, Select select,
-                 Settings... settings) {
+template <auto select, class... Settings>
+py::object unary(const py::object& x_object, const py::object& out, Settings... settings) {
     const FloatArray x = as_float_array(x_object, "x");
     const Array* const inputs[] = {&x};
     Output y(out, x.dtype, x.ndim(), x.shape(), x, inputs);
@@ -32,10 +31,11 @@ py::object unary(const py::object& x_object, const py::object& out, Select selec
 }
 
 // grad_x = kernel(grad_output, saved, settings...), where `saved` is the forward pass's output or input.
-template <class Select, class... Settings>
+enum class Saved { output, x };
+template <Saved kind, auto select, class... Settings>
 py::object unary_backward(const py::object& grad_object, const py::object& saved_object,
-                          const char* saved_name, const py::object& out, Select select,
-                          Settings... settings) {
+                          const py::object& out, Settings... settings) {
+    const char* saved_name = kind == Saved::x ? "x" : "output";
     FloatArray grad = as_float_array(grad_object, "grad_output");
     FloatArray saved = as_float_array(saved_object, saved_name);
     check_same_shape(grad, "grad_output", saved, saved_name);
@@ -57,22 +57,6 @@ py::object unary_backward(const py::object& grad_object, const py::object& saved
         });
     }
     return grad_x.finish();
-}
-
-// Both kinds of functions under their Python names; saved_name is what the backward pass reads beside
-// the gradient.
-template <class Select>
-void def_unary(py::module_& m, const char* name, Select select) {
-    m.def(name, [select](const py::object& x, const py::object& out) {
-        return unary(x, out, select);
-    });
-}
-template <class Select>
-void def_backward(py::module_& m, const char* name, const char* saved_name, Select select) {
-    m.def(name, [saved_name, select](const py::object& grad_output, const py::object& saved,
-                                     const py::object& out) {
-        return unary_backward(grad_output, saved, saved_name, out, select);
-    });
 }
 
 // A view of weight (one number, or one a channel) in the shape of x, whose channels are axis 1.
@@ -177,35 +161,36 @@ py::object dropout(const py::object& x_object, const char* name, const py::objec
 }  // namespace
 
 void bind_elementwise(py::module_& m) {
-    def_unary(m, "relu", [](const auto& f) { return f.relu; });
-    def_unary(m, "sigmoid", [](const auto& f) { return f.sigmoid; });
-    def_unary(m, "log_sigmoid", [](const auto& f) { return f.log_sigmoid; });
-    def_unary(m, "softplus", [](const auto& f) { return f.softplus; });
-    def_backward(m, "relu_backward", "output", [](const auto& f) { return f.relu_backward; });
-    def_backward(m, "sigmoid_backward", "output", [](const auto& f) { return f.sigmoid_backward; });
-    def_backward(m, "log_sigmoid_backward", "x",
-                 [](const auto& f) { return f.log_sigmoid_backward; });
-    def_backward(m, "softplus_backward", "x", [](const auto& f) { return f.softplus_backward; });
-    m.def("leaky_relu", [](const py::object& x, const py::object& negative_slope,
-                           const py::object& out) {
-        return unary(x, out, [](const auto& f) { return f.leaky_relu; },
-                     number(negative_slope, "negative_slope"));
-    });
-    m.def("leaky_relu_backward", [](const py::object& grad_output, const py::object& x,
-                                    const py::object& negative_slope, const py::object& out) {
-        return unary_backward(grad_output, x, "x", out,
-                              [](const auto& f) { return f.leaky_relu_backward; },
-                              number(negative_slope, "negative_slope"));
-    });
-    m.def("prelu", prelu);
-    m.def("prelu_grad_input", prelu_grad_input);
+    def<unary<[](const auto& f) { return f.relu; }>>(m, "relu");
+    def<unary<[](const auto& f) { return f.sigmoid; }>>(m, "sigmoid");
+    def<unary<[](const auto& f) { return f.log_sigmoid; }>>(m, "log_sigmoid");
+    def<unary<[](const auto& f) { return f.softplus; }>>(m, "softplus");
+    def<unary_backward<Saved::output, [](const auto& f) { return f.relu_backward; }>>(
+        m, "relu_backward");
+    def<unary_backward<Saved::output, [](const auto& f) { return f.sigmoid_backward; }>>(
+        m, "sigmoid_backward");
+    def<unary_backward<Saved::x, [](const auto& f) { return f.log_sigmoid_backward; }>>(
+        m, "log_sigmoid_backward");
+    def<unary_backward<Saved::x, [](const auto& f) { return f.softplus_backward; }>>(
+        m, "softplus_backward");
+    def<[](const py::object& x, const py::object& negative_slope, const py::object& out) {
+        return unary<[](const auto& f) { return f.leaky_relu; }>(
+            x, out, number(negative_slope, "negative_slope"));
+    }>(m, "leaky_relu");
+    def<[](const py::object& grad_output, const py::object& x, const py::object& negative_slope,
+           const py::object& out) {
+        return unary_backward<Saved::x, [](const auto& f) { return f.leaky_relu_backward; }>(
+            grad_output, x, out, number(negative_slope, "negative_slope"));
+    }>(m, "leaky_relu_backward");
+    def<prelu>(m, "prelu");
+    def<prelu_grad_input>(m, "prelu_grad_input");
     m.def("check_probability", [](const py::object& p) { probability(p); });
-    m.def("dropout", [](const py::object& x, const py::object& mask, const py::object& p) {
+    def<[](const py::object& x, const py::object& mask, const py::object& p) {
         return dropout(x, "input", mask, p);
-    });
-    m.def("dropout_backward", [](const py::object& grad, const py::object& mask, const py::object& p) {
+    }>(m, "dropout");
+    def<[](const py::object& grad, const py::object& mask, const py::object& p) {
         return dropout(grad, "grad_output", mask, p);
-    });
+    }>(m, "dropout_backward");
 }
 
 }  // namespace stableops

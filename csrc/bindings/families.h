@@ -11,6 +11,7 @@ void bind_conv2d(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
 void bind_interpolate(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
+void bind_linear_cross_entropy(pybind11::module_& m);
 void bind_logsumexp(pybind11::module_& m);
 void bind_nms(pybind11::module_& m);
 void bind_norm(pybind11::module_& m);

@@ -4,6 +4,7 @@
 #include "array.h"
 #include "families.h"
 #include "output_mask.h"
+#include "packed_weight.h"
 
 namespace stableops {
 namespace {
@@ -48,7 +49,8 @@ void make_contiguous(FloatArray& array) {
 }
 
 // The shape with everything but the strides of y (and, in a gradient, of what is written).
-Conv2dShape shape_of(const FloatArray& weight) {
+template <class Weight>
+Conv2dShape shape_of(const Weight& weight) {
     Conv2dShape shape{};
     shape.out_channels = weight.shape()[0];
     shape.in_channels = weight.shape()[1];
@@ -78,16 +80,24 @@ void run(const Conv2dShape& s, F&& f) {
     run_kernel(work < 8.0 * release_gil_elements ? 0 : release_gil_elements, f);
 }
 
-void check_weight(const FloatArray& x, const FloatArray& weight) {
+template <class Weight>
+void check_two_axes(const Weight& weight) {
     if (weight.ndim() != 2)
-        throw py::value_error("weight has shape " + shape_text(weight) +
+        throw py::value_error("weight has shape " + shape_text(weight.ndim(), weight.shape()) +
                               "; it must be (out_features, in_features)");
-    if (x.ndim() == 0 || x.shape()[x.ndim() - 1] != weight.shape()[1])
-        throw py::value_error("input has shape " + shape_text(x) + " and weight has shape " +
-                              shape_text(weight) + "; their last sizes must be the same");
 }
 
-std::vector<npy_intp> output_shape(const FloatArray& x, const FloatArray& weight) {
+template <class Weight>
+void check_weight(const FloatArray& x, const Weight& weight) {
+    check_two_axes(weight);
+    if (x.ndim() == 0 || x.shape()[x.ndim() - 1] != weight.shape()[1])
+        throw py::value_error("input has shape " + shape_text(x) + " and weight has shape " +
+                              shape_text(weight.ndim(), weight.shape()) +
+                              "; their last sizes must be the same");
+}
+
+template <class Weight>
+std::vector<npy_intp> output_shape(const FloatArray& x, const Weight& weight) {
     std::vector<npy_intp> sizes(x.shape(), x.shape() + x.ndim());
     sizes.back() = weight.shape()[0];
     return sizes;
@@ -96,19 +106,19 @@ std::vector<npy_intp> output_shape(const FloatArray& x, const FloatArray& weight
 py::object linear(const py::object& input, const py::object& weight_object,
                   const py::object& bias_object) {
     FloatArray x = as_float_array(input, "input");
-    FloatArray weight = as_float_array(weight_object, "weight");
-    FloatArray bias = weight;
+    WeightArgument weight(weight_object, 2, "pack_linear_weight");
+    FloatArray bias = weight.array();
     const bool has_bias = !bias_object.is_none();
     if (has_bias) bias = as_float_array(bias_object, "bias");
     check_weight(x, weight);
     if (has_bias && (bias.ndim() != 1 || bias.shape()[0] != weight.shape()[0]))
         throw py::value_error("bias has shape " + shape_text(bias) + "; it must be " +
                               shape_text(1, weight.shape()));
-    const FloatArray* const all[] = {&x, &weight, &bias};
+    const FloatArray* const all[] = {&x, &weight.array(), &bias};
     const Dtype dtype = promoted(all);
     cast_to(x, dtype);
-    cast_to(weight, dtype);
-    cast_to(bias, dtype);
+    weight.cast(dtype);
+    if (has_bias) cast_to(bias, dtype);
 
     const std::vector<npy_intp> sizes = output_shape(x, weight);
     FloatArray y = new_array(dtype, x.ndim(), sizes.data());
@@ -125,8 +135,9 @@ py::object linear(const py::object& input, const py::object& weight_object,
         with_dtype(dtype, [&]<class T>(T) {
             const auto kernel = active_kernels().conv2d.of<T>().conv2d;
             run(shape, [&] {
-                kernel(y.data<T>(), x.data<const T>(), weight.data<const T>(),
-                       has_bias ? bias.data<const T>() : nullptr, shape);
+                kernel(y.data<T>(), x.data<const T>(), weight.data<T>(),
+                       weight.panels<Compute<T>>(), has_bias ? bias.data<const T>() : nullptr,
+                       shape);
             });
         });
     }
@@ -137,7 +148,7 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
                           const py::object& weight_object, const std::array<bool, 3>& mask) {
     FloatArray grad = as_float_array(grad_object, "grad_output");
     FloatArray x = as_float_array(input, "input");
-    FloatArray weight = as_float_array(weight_object, "weight");
+    FloatArray weight = unpacked_weight(weight_object, "linear_backward");
     check_weight(x, weight);
     const std::vector<npy_intp> sizes = output_shape(x, weight);
     if (grad.ndim() != x.ndim() || !std::equal(sizes.begin(), sizes.end(), grad.shape()))
@@ -182,7 +193,7 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
             shape.weight = {grad_weight.stride(0), grad_weight.stride(1), 0, 0};
             run(shape, [&] {
                 kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(), x.data<const T>(),
-                                    shape);
+                                    shape, false);
             });
         }
         if (mask[2] && grad_bias.size() > 0) {
@@ -198,10 +209,17 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
     return result;
 }
 
+PackedWeight pack_linear_weight(const py::object& weight_object) {
+    const FloatArray weight = unpacked_weight(weight_object, "pack_linear_weight");
+    check_two_axes(weight);
+    return PackedWeight(weight, shape_of(weight));
+}
+
 }  // namespace
 
 void bind_linear(py::module_& m) {
     m.def("linear", linear);
+    m.def("pack_linear_weight", pack_linear_weight);
     m.def("linear_backward", [](const py::object& grad_output, const py::object& input,
                                 const py::object& weight, const py::object& output_mask) {
         return linear_backward(grad_output, input, weight, output_mask_of(output_mask));

@@ -3,6 +3,7 @@
 
 #include "../kernels.h"
 #include "families.h"
+#include "function.h"
 #include "row_arrays.h"
 
 namespace stableops {
@@ -128,8 +129,8 @@ py::object logsumexp_backward(const py::object& grad_object, const py::object& x
 }  // namespace
 
 void bind_logsumexp(py::module_& m) {
-    m.def("logsumexp", &logsumexp);
-    m.def("logsumexp_backward", &logsumexp_backward);
+    def<logsumexp>(m, "logsumexp");
+    def<logsumexp_backward>(m, "logsumexp_backward");
 }
 
 }  // namespace stableops

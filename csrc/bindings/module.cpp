@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     stableops::bind_elementwise(m);
     stableops::bind_interpolate(m);
     stableops::bind_linear(m);
+    stableops::bind_linear_cross_entropy(m);
     stableops::bind_logsumexp(m);
     stableops::bind_nms(m);
     stableops::bind_norm(m);

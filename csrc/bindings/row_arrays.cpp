@@ -68,7 +68,7 @@ void plan_rows(const ReducedAxes& axes, RowShape& shape, std::initializer_list<R
     if (!c_order) {
         // Kept axes by falling stride, so that neighbours in memory become one run; the reduced ones
         // stay in the order of their columns.
-        std::stable_sort(order, order + used, [&](int a, int b) {
+        order_dimensions(order, used, [&](int a, int b) {
             if (axes.reduced[a] != axes.reduced[b]) return axes.reduced[a];
             if (axes.reduced[a]) return false;
             return std::abs(byte_stride(x, a)) > std::abs(byte_stride(x, b));

@@ -1,8 +1,8 @@
 #include <vector>
 
 #include "../kernels.h"
-#include "array.h"
 #include "families.h"
+#include "function.h"
 
 namespace stableops {
 namespace {
@@ -92,7 +92,7 @@ py::object sigmoid_cross_entropy(const py::object& logits_object, const py::obje
 }  // namespace
 
 void bind_sigmoid_cross_entropy(py::module_& m) {
-    m.def("sigmoid_cross_entropy", &sigmoid_cross_entropy);
+    def<sigmoid_cross_entropy>(m, "sigmoid_cross_entropy");
 }
 
 }  // namespace stableops

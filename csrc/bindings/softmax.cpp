@@ -1,14 +1,15 @@
 #include "../kernels.h"
 #include "families.h"
+#include "function.h"
 #include "row_arrays.h"
 
 namespace stableops {
 namespace {
 
-// softmax and log_softmax.
-template <class Select>
+// softmax and log_softmax; `select` picks the kernel from the family.
+template <auto select>
 py::object forward(const py::object& x_object, const py::object& axis, const py::object& where,
-                   const py::object& out, Select select) {
+                   const py::object& out) {
     const FloatArray x = as_float_array(x_object, "x");
     const ReducedAxes axes(axis, x, "x");
     const Array mask = as_mask(where, x);
@@ -35,9 +36,9 @@ py::object forward(const py::object& x_object, const py::object& axis, const py:
     return y.finish();
 }
 
-template <class Select>
+template <auto select>
 py::object backward(const py::object& grad_object, const py::object& output_object,
-                    const py::object& axis, const py::object& out, Select select) {
+                    const py::object& axis, const py::object& out) {
     FloatArray grad = as_float_array(grad_object, "grad_output");
     FloatArray output = as_float_array(output_object, "output");
     check_same_shape(grad, "grad_output", output, "output");
@@ -65,24 +66,10 @@ py::object backward(const py::object& grad_object, const py::object& output_obje
 }  // namespace
 
 void bind_softmax(py::module_& m) {
-    m.def("softmax", [](const py::object& x, const py::object& axis, const py::object& where,
-                        const py::object& out) {
-        return forward(x, axis, where, out, [](const auto& family) { return family.softmax; });
-    });
-    m.def("log_softmax", [](const py::object& x, const py::object& axis, const py::object& where,
-                            const py::object& out) {
-        return forward(x, axis, where, out, [](const auto& family) { return family.log_softmax; });
-    });
-    m.def("softmax_backward", [](const py::object& grad_output, const py::object& output,
-                                 const py::object& axis, const py::object& out) {
-        return backward(grad_output, output, axis, out,
-                        [](const auto& family) { return family.softmax_backward; });
-    });
-    m.def("log_softmax_backward", [](const py::object& grad_output, const py::object& output,
-                                     const py::object& axis, const py::object& out) {
-        return backward(grad_output, output, axis, out,
-                        [](const auto& family) { return family.log_softmax_backward; });
-    });
+    def<forward<[](const auto& f) { return f.softmax; }>>(m, "softmax");
+    def<forward<[](const auto& f) { return f.log_softmax; }>>(m, "log_softmax");
+    def<backward<[](const auto& f) { return f.softmax_backward; }>>(m, "softmax_backward");
+    def<backward<[](const auto& f) { return f.log_softmax_backward; }>>(m, "log_softmax_backward");
 }
 
 }  // namespace stableops

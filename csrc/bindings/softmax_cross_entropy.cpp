@@ -2,15 +2,16 @@
 #include <cmath>
 
 #include "../kernels.h"
+#include "class_labels.h"
 #include "families.h"
+#include "function.h"
 #include "row_arrays.h"
 
 namespace stableops {
 namespace {
 
-bool same_shape(const Array& a, const std::vector<npy_intp>& shape) {
-    return a.ndim() == static_cast<int>(shape.size()) &&
-           std::equal(shape.begin(), shape.end(), a.shape());
+bool has_shape(const Array& a, int ndim, const npy_intp* shape) {
+    return a.ndim() == ndim && std::equal(shape, shape + ndim, a.shape());
 }
 
 std::string shape_text(const std::vector<npy_intp>& shape) {
@@ -21,43 +22,6 @@ int single_axis(const py::object& axis, const Array& logits) {
     if (!PyIndex_Check(axis.ptr()))
         throw py::type_error("axis=" + text_of(axis) + " is not allowed; an int is");
     return normalized_axes(axis, logits.ndim(), "logits")[0];
-}
-
-// "labels[3, 5]", or "labels" for a single one.
-std::string position_text(const Array& labels, std::ptrdiff_t flat) {
-    if (labels.ndim() == 0) return "labels";
-    std::vector<std::ptrdiff_t> index(static_cast<std::size_t>(labels.ndim()));
-    for (int d = labels.ndim() - 1; d >= 0; --d) {
-        index[static_cast<std::size_t>(d)] = flat % labels.shape()[d];
-        flat /= labels.shape()[d];
-    }
-    std::string text = "labels[";
-    for (std::size_t d = 0; d < index.size(); ++d)
-        text += (d > 0 ? ", " : "") + std::to_string(index[d]);
-    return text + "]";
-}
-
-// Labels that were unsigned are out of range where they are negative now.
-void check_indices(const Array& labels, bool were_unsigned, std::ptrdiff_t classes,
-                   std::int64_t ignore_index) {
-    const std::int64_t* k = labels.data<const std::int64_t>();
-    for (std::ptrdiff_t i = 0; i < labels.size(); ++i) {
-        if (k[i] >= 0 && k[i] < classes) continue;
-        const bool wrapped = were_unsigned && k[i] < 0;
-        if (k[i] == ignore_index && !wrapped) continue;
-        throw py::index_error(position_text(labels, i) + " is " +
-                              (wrapped ? std::to_string(static_cast<std::uint64_t>(k[i]))
-                                       : std::to_string(k[i])) +
-                              "; allowed are 0 to " + std::to_string(classes - 1) +
-                              " and ignore_index=" + std::to_string(ignore_index));
-    }
-}
-
-// A contiguous copy, or the array itself.
-Array contiguous(const Array& array) {
-    PyObject* c = PyArray_FROM_OF(array.owner.ptr(), NPY_ARRAY_CARRAY_RO);
-    if (c == nullptr) throw py::error_already_set();
-    return {py::reinterpret_steal<py::object>(c)};
 }
 
 py::object softmax_cross_entropy(const py::object& logits_object, const py::object& labels_object,
@@ -77,7 +41,10 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
         throw py::value_error("logits has shape " + stableops::shape_text(logits) +
                               " and no classes along axis " + std::to_string(axis));
 
-    CrossEntropyArguments arguments = {};
+    CrossEntropyArguments arguments;  // too large to clear first
+    arguments.indices = nullptr;
+    arguments.weight = nullptr;
+    arguments.weight_rows = nullptr;
     Array indices;
     FloatArray labels = {};
     const py::object labels_array =
@@ -86,8 +53,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
             : py::module_::import("numpy").attr("asarray")(labels_object);
     const Array any_labels = {labels_array};
     const int labels_type = PyArray_TYPE(any_labels.get());
-    if (same_shape(any_labels,
-                   std::vector<npy_intp>(logits.shape(), logits.shape() + logits.ndim()))) {
+    if (has_shape(any_labels, logits.ndim(), logits.shape())) {
         labels = as_float_array(labels_array, "labels");
         if (PyTypeNum_ISINTEGER(labels_type) || PyTypeNum_ISBOOL(labels_type)) {
             cast_to(labels, logits.dtype);
@@ -97,7 +63,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
             cast_to(logits, dtype);
             cast_to(labels, dtype);
         }
-    } else if (same_shape(any_labels, kept)) {
+    } else if (has_shape(any_labels, static_cast<int>(kept.size()), kept.data())) {
         indices = contiguous(as_int64_array(labels_array, "labels"));
         check_indices(indices, PyTypeNum_ISUNSIGNED(labels_type), classes, ignore_index);
         arguments.indices = indices.data<const std::int64_t>();
@@ -172,7 +138,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
 }  // namespace
 
 void bind_softmax_cross_entropy(py::module_& m) {
-    m.def("softmax_cross_entropy", &softmax_cross_entropy);
+    def<softmax_cross_entropy>(m, "softmax_cross_entropy");
 }
 
 }  // namespace stableops

@@ -8,6 +8,7 @@ namespace stableops {
 template <class Isa, Storage T>
 constexpr Conv2dKernels<T> conv2d_of() {
     return {
+        .pack_weight = pack_conv2d_weight<Isa, T>,
         .conv2d = conv2d<Isa, T>,
         .grad_input = conv2d_grad_input<Isa, T>,
         .grad_weight = conv2d_grad_weight<Isa, T>,

@@ -31,6 +31,7 @@ struct AvgPoolPass {
     PoolAxis<Isa> h, w;
     std::int64_t divisor;  // 0: the elements of the window
     std::ptrdiff_t left;   // zeros before column 0 of `columns`
+    bool streams;          // results are written past the caches
     double scale;          // a power of two that keeps sums of float64 finite
     PoolLine columns, next_columns, windows;
     PoolDivisors divisors[PoolRows<T>::most];
@@ -51,6 +52,7 @@ struct AvgPoolPass {
                w.span(0).end == w.source;
     }
     static constexpr std::ptrdiff_t planes = Vec<Isa, float>::size;
+    static constexpr bool compensated = Types::compensated;
 
     // Window by window; else vectors of windows, which read the padding too.
     bool stepwise() const { return w.adaptive || w.kernel > 32 || w.stride > 2; }
@@ -179,17 +181,42 @@ struct AvgPoolPass {
         for (int k = 1; k < in.rows; ++k) add_row(k, std::false_type{});
         for (int p = 0; p < parts; ++p) Types::store_sum(line, x + p * D::size, sum[p]);
     }
-    // The columns of a plane that is no wider than a vector, without a detour through memory.
-    void add_narrow_plane(const T* x, std::ptrdiff_t stride_h) const {
-        const FirstLanes lanes{static_cast<int>(w.source)};
-        D part[Types::parts];
-        Types::load_parts(part, x, lanes);
-        Sum sum = {part[0], D::zero()};
-        for (std::ptrdiff_t r = 1; r < h.source; ++r) {
-            Types::load_parts(part, x + r * stride_h, lanes);
-            sum.add(part[0]);
+    // Planes that are no wider than this have their columns side by side in a tile, a plane a line.
+    static constexpr std::ptrdiff_t narrow_width = 16;
+    struct Tile {
+        alignas(64) double total[planes * narrow_width];
+        alignas(64) double error[compensated ? planes * narrow_width : 1];
+    };
+    [[gnu::always_inline]] inline void add_narrow_plane(Tile& tile, std::ptrdiff_t plane, const T* x,
+                                                        std::ptrdiff_t stride_h) const {
+        const PoolLine line = {tile.total + plane * narrow_width,
+                               tile.error + (compensated ? plane * narrow_width : 0)};
+        for (std::ptrdiff_t c = 0; c < w.source; c += D::size) {
+            const int count = static_cast<int>(smaller<Isa>(D::size, w.source - c));
+            // Rows behind which the image goes on far enough are read by whole vectors.
+            std::ptrdiff_t r = 0;
+            std::ptrdiff_t whole = stride_h >= D::size - count ? h.source - 1 : 0;
+            if (count == D::size) whole = h.source;
+            Sum sum = {-D::zero(), D::zero()};
+            for (; r < whole; ++r) sum.add(Types::load_wide(x + r * stride_h + c));
+            for (; r < h.source; ++r) sum.add(Types::load_wide(x + r * stride_h + c, count));
+            Types::store_sum(line, c, sum);
         }
-        Types::store_sum(columns, left, sum);
+    }
+    // The windows of all planes of the tile.
+    void add_tile(const Tile& tile) const {
+        for (std::ptrdiff_t plane = 0; plane < planes; plane += D::size) {
+            Sum sum = Types::zero();
+            for (std::ptrdiff_t c = 0; c < w.source; c += D::size) {
+                D total[D::size], error[D::size];
+                transpose(tile.total + plane * narrow_width + c, narrow_width, total);
+                if constexpr (compensated)
+                    transpose(tile.error + plane * narrow_width + c, narrow_width, error);
+                for (int i = 0; i < D::size && c + i < w.source; ++i)
+                    sum.add(Sum{total[i], compensated ? error[i] : D::zero()});
+            }
+            Types::store_sum(windows, plane, sum);
+        }
     }
     void clear_columns() const {
         for (std::ptrdiff_t x = 0; x < w.source; ++x)
@@ -297,7 +324,7 @@ struct AvgPoolPass {
                 }
                 if constexpr (scaled)
                     part[0] = Types::replace_not_finite(y + j, part[0], lanes);
-                Types::store_parts(y + j, part, lanes);
+                Types::store_parts(y + j, part, lanes, false);
                 if constexpr (Types::compensated && !scaled)
                     finite = finite && Types::finite(part[0], lanes);
             });

@@ -78,7 +78,7 @@ template <bool scaled, class Isa, class T, bool backward, class SumOf>
             for (int p = 0; p < Types::parts; ++p)
                 part[p] = pass.template finished<scaled>(sum[p], divisor, inverse);
             if constexpr (scaled) part[0] = Types::replace_not_finite(y + c, part[0], lanes);
-            Types::store_parts(y + c, part, lanes);
+            Types::store_parts(y + c, part, lanes, pass.streams);
             if constexpr (Types::compensated && !scaled)
                 finite = finite && Types::finite(part[0], lanes);
         });
@@ -86,7 +86,7 @@ template <bool scaled, class Isa, class T, bool backward, class SumOf>
 }
 
 template <bool scaled, class Isa, class T, bool backward>
-bool avg_pool_pixel(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+[[gnu::noinline]] bool avg_pool_pixel(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
                     std::ptrdiff_t j, std::ptrdiff_t channels, T* y, const T* x,
                     const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;
@@ -120,7 +120,7 @@ constexpr std::ptrdiff_t avg_pool_channels = 128;
 
 // The mean of whole planes: all columns at once, so that memory is read in its own order.
 template <class Isa, class T, bool backward>
-void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+[[gnu::noinline]] void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
                     const ColumnRing<Isa>& ring, std::ptrdiff_t channels, T* y, const T* x,
                     const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;
@@ -156,7 +156,7 @@ void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, 
 }
 
 template <class Isa, class T, bool backward>
-void avg_pool_pixels(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
+[[gnu::noinline]] void avg_pool_pixels(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
                      const ColumnRing<Isa>& ring, std::ptrdiff_t channels,
                      std::ptrdiff_t pixel_pitch, T* y, const T* x, const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;
@@ -195,6 +195,8 @@ void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptr
                             const ImageStrides& stride) {
     using Pass = AvgPoolPass<Isa, T, backward>;
     using Types = AvgPoolTypes<Isa, T>;
+    const bool streams =
+        streams_pixels(batch * setup.h.result * setup.w.result, channels, y);
     const std::ptrdiff_t blocks = (channels - 1) / avg_pool_channels + 1;
     const std::ptrdiff_t block = smaller<Isa>(channels, avg_pool_channels);
     const std::ptrdiff_t taps =
@@ -205,6 +207,7 @@ void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptr
         batch, setup.h.result, blocks, setup.w.result * (block * (taps + 1) + 64),
         [&](RowRange<Isa> range) {
             Pass pass = setup;
+            pass.streams = streams;
             ColumnRing<Isa> ring;
             ring.slots = pass.whole_planes() ? pass.w.source : ring.shared_slots;
             ring.pitch = (block + 2 * Types::V::size - 1) / 16 * 16 + 16;
@@ -239,6 +242,7 @@ void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptr
                     }
                 }
             }
+            if (streams) stream_fence<Isa>();
         });
 }
 

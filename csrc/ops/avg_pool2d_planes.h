@@ -18,7 +18,7 @@ struct AvgPoolPlanes {
     using Types = AvgPoolTypes<Isa, C>;
     Pass pass;
     RowRing<Isa, C> ring;
-    C* line;
+    RowWriter<Isa, C> writer;
     const char* x;
     char* y;
     ImageStrides stride;
@@ -30,7 +30,7 @@ struct AvgPoolPlanes {
 
     // Sums the columns of result row i.
     template <bool scaled>
-    void add_columns(std::ptrdiff_t i) {
+    [[gnu::noinline]] void add_columns(std::ptrdiff_t i) {
         const PoolSpan span = pass.h.span(i);
         PoolRows<C> in;
         in.rows = 0;
@@ -52,16 +52,13 @@ struct AvgPoolPlanes {
     [[gnu::always_inline]] inline void put(std::ptrdiff_t at, std::ptrdiff_t count,
                                            const Write& write) {
         char* to = y + at * ring.access.element_size;
-        if (ring.access.stored_as_is) {
-            write(reinterpret_cast<C*>(to));
-        } else {
-            write(line);
-            ring.access.store(to, line, count);
-        }
+        C* const values = writer.begin(to);
+        write(values);
+        writer.end(to, values, count);
     }
 
     // Row i of the results from its column sums.
-    void put_row(std::ptrdiff_t at, std::ptrdiff_t i) {
+    [[gnu::noinline]] void put_row(std::ptrdiff_t at, std::ptrdiff_t i) {
         const PoolDivisors* d = backward ? nullptr : pass.divisors_of(i, {}, 0);
         put(at, pass.w.result, [&](C* to) {
             if (pass.template write_row<false>(to, d)) return;
@@ -73,8 +70,10 @@ struct AvgPoolPlanes {
     }
 
     // One window a plane: the results of many planes are finished together.
-    void put_whole_planes(RowRange<Isa>& range) {
-        const bool narrow = ring.direct && pass.w.source <= Types::D::size;
+    [[gnu::noinline]] void put_whole_planes(RowRange<Isa>& range) {
+        const bool narrow = ring.direct && pass.w.source <= pass.narrow_width;
+        typename Pass::Tile tile;
+        if (narrow) tile = {};
         const PoolDivisors* d = pass.divisors_of(0, {}, 0);
         while (range.next_plane()) {
             std::ptrdiff_t count = 0;
@@ -82,14 +81,15 @@ struct AvgPoolPlanes {
             do {
                 const char* plane = plane_at(range.outer, range.inner);
                 if (narrow) {
-                    pass.add_narrow_plane(reinterpret_cast<const C*>(plane), stride.h);
+                    pass.add_narrow_plane(tile, count, reinterpret_cast<const C*>(plane), stride.h);
                 } else {
                     ring.set_plane(plane);
                     add_columns<false>(0);
+                    pass.add_columns_of(pass.begin[0], pass.end[0], pass.windows.total[count],
+                                        pass.windows.error[count]);
                 }
-                pass.add_columns_of(pass.begin[0], pass.end[0], pass.windows.total[count],
-                                    pass.windows.error[count]);
             } while (++count < Pass::planes && range.next_plane());
+            if (narrow) pass.add_tile(tile);
             bool finite = true;
             put(first, count,
                 [&](C* to) { finite = pass.template write_sums<false>(to, count, d); });
@@ -120,7 +120,11 @@ struct AvgPoolPlanes {
             pass.swap_columns();
             if (i >= begin && same_rows(i)) {  // the same windows hold both rows
                 char* row = y + plane * ring.access.element_size + i * row_bytes;
-                __builtin_memcpy(row, row - row_bytes, static_cast<std::size_t>(row_bytes));
+                if (writer.streams) {
+                    stream_bytes<Isa>(row, reinterpret_cast<const char*>(writer.line), row_bytes);
+                } else {
+                    __builtin_memcpy(row, row - row_bytes, static_cast<std::size_t>(row_bytes));
+                }
             } else if (i >= begin) {
                 put_row(plane + i * pass.w.result, i);
             }
@@ -137,24 +141,31 @@ void avg_pool_planes(const AvgPoolPass<Isa, C, backward>& setup, std::ptrdiff_t 
     const std::ptrdiff_t row_cost = rows_added * (setup.w.source + setup.w.result) + 64;
     for_row_blocks<Isa>(
         batch, channels, setup.h.result, row_cost, [&](RowRange<Isa> range) {
+            const bool streams = batch * channels * setup.h.result * setup.w.result *
+                                     access.element_size >= pool_stream_bytes;
             AvgPoolPlanes<Isa, C, backward> planes = {
-                setup, source_rows<Isa>(access, setup.w.source, stride),
-                nullptr, static_cast<const char*>(x), static_cast<char*>(y), stride, channels};
+                setup,
+                source_rows<Isa>(access, setup.w.source, stride),
+                {access, streams, false},
+                static_cast<const char*>(x),
+                static_cast<char*>(y),
+                stride,
+                channels};
             auto& pass = planes.pass;
-            const std::ptrdiff_t line =
-                access.stored_as_is ? 0 : pass.result_length() + pass.planes;
+            const std::ptrdiff_t line = pass.result_length() + pass.planes;
             ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(
                 pass.scratch_size() + planes.ring.scratch_size() +
                 ScratchParts<Isa>::aligned(static_cast<std::size_t>(line) * sizeof(C))))};
             pass.use_scratch(parts);
             planes.ring.use_scratch(parts, C{});
-            planes.line = parts.template take<C>(line);
-            if (pass.whole_planes()) return planes.put_whole_planes(range);
+            planes.writer.line = parts.template take<C>(line);
+            if (pass.whole_planes()) planes.put_whole_planes(range);
             while (range.next_plane()) {
                 planes.ring.set_plane(planes.plane_at(range.outer, range.inner));
                 planes.put_plane(range.plane() * pass.h.result * pass.w.result, range.first,
                                  range.last);
             }
+            planes.writer.end_task();
         });
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 // What avg_pool2d.h is made of: spans of an axis, and sums that carry their errors.
+#include "../simd/transpose.h"
 #include "pool2d_rows.h"
 
 namespace stableops {
@@ -120,13 +121,29 @@ struct AvgPoolTypes {
             part[1] = widen_high(v);
         }
     }
+    // As many elements as there are sums in a vector, or the first `count` of them.
+    [[gnu::always_inline]] static inline D load_wide(const T* p) {
+        if constexpr (parts == 1) {
+            return loadu<Isa>(p);
+        } else {
+            return load_widened<Isa>(p);
+        }
+    }
+    [[gnu::always_inline]] static inline D load_wide(const T* p, int count) {
+        const V v = load<Isa>(p, FirstLanes{count});
+        if constexpr (parts == 1) {
+            return v;
+        } else {
+            return widen_low(v);
+        }
+    }
     template <class Lanes>
     [[gnu::always_inline]] static inline void store_parts(T* p, const D (&part)[parts],
-                                                          Lanes lanes) {
+                                                          Lanes lanes, bool streams) {
         if constexpr (parts == 1) {
-            store<Isa>(p, part[0], lanes);
+            put_elements<Isa>(p, part[0], lanes, streams);
         } else {
-            store<Isa>(p, narrow(part[0], part[1]), lanes);
+            put_elements<Isa>(p, narrow(part[0], part[1]), lanes, streams);
         }
     }
 

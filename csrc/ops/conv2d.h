@@ -25,7 +25,7 @@ namespace stableops {
 template <class Isa, class T>
 const T* end_of_weight(const T* weight, const Conv2dShape& shape) {
     const Strides4& s = shape.weight;
-    if (s.n < 0 || s.c < 0 || s.h < 0 || s.w < 0) return nullptr;
+    if (weight == nullptr || s.n < 0 || s.c < 0 || s.h < 0 || s.w < 0) return nullptr;
     return weight + (shape.out_channels - 1) * s.n + (shape.in_channels / shape.groups - 1) * s.c +
            (shape.kernel_h - 1) * s.h + (shape.kernel_w - 1) * s.w + 1;
 }
@@ -36,7 +36,7 @@ bool prefer_direct(const Correlation<T>& p) {
     const std::ptrdiff_t lanes = Vec<Isa, Compute<T>>::size;
     const bool planar =
         (p.y_stride.w == 1 || p.y_stride.c != 1) && (p.x_stride.w == 1 || p.x_stride.c != 1);
-    return planar && p.terms() > 0 &&
+    return planar && !p.panels && p.terms() > 0 &&
            (p.out_channels < lanes / 2 || (p.terms() <= 64 && p.h.taps * p.w.taps > 1));
 }
 
@@ -72,7 +72,10 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
         const std::ptrdiff_t group = task / tasks % groups;
         Correlation<T> p = problem(task / tasks / groups);
         p.x += group * steps.x;
-        p.weight.data += group * steps.weight;
+        if (p.panels)
+            p.panels += group * steps.panels;
+        else
+            p.weight.data += group * steps.weight;
         if (p.bias) p.bias += group * steps.bias;
         p.y += group * steps.y;
         if constexpr (std::is_same_v<T, Compute<T>>) {
@@ -86,7 +89,29 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
 }
 
 template <class Isa, class T>
-void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape& shape) {
+void pack_conv2d_weight(Compute<T>* panels, const T* weight, const Conv2dShape& shape) {
+    constexpr std::ptrdiff_t lanes = panel_lanes<Compute<T>>;
+    const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
+    const std::ptrdiff_t group_out = shape.out_channels / shape.groups;
+    const std::ptrdiff_t terms = group_in * shape.kernel_h * shape.kernel_w;
+    const std::ptrdiff_t blocks = ceil_div(group_out, lanes);
+    parallel_for<Isa>(shape.groups * blocks, [&](std::ptrdiff_t task) {
+        const std::ptrdiff_t k = task % blocks * lanes;
+        const TermMatrix<T> matrix{weight + task / blocks * group_out * shape.weight.n,
+                                   shape.weight.n,
+                                   {group_in, shape.kernel_h, shape.kernel_w},
+                                   {shape.weight.c, shape.weight.h, shape.weight.w},
+                                   end_of_weight<Isa>(weight, shape)};
+        pack_panel<Isa>(panels + task * lanes * terms, join_axes<Isa>(matrix), k,
+                        smaller(lanes, group_out - k), 0, terms,
+                        static_cast<int>(lanes) / Vec<Isa, Compute<T>>::size);
+    });
+}
+
+// weight or panels is null.
+template <class Isa, class T>
+void conv2d(T* y, const T* x, const T* weight, const Compute<T>* panels, const T* bias,
+            const Conv2dShape& shape) {
     const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
     const std::ptrdiff_t group_out = shape.out_channels / shape.groups;
     const Correlation<T> first{
@@ -103,12 +128,14 @@ void conv2d(T* y, const T* x, const T* weight, const T* bias, const Conv2dShape&
          {group_in, shape.kernel_h, shape.kernel_w},
          {shape.weight.c, shape.weight.h, shape.weight.w},
          end_of_weight<Isa>(weight, shape)},
+        panels,
         bias,
         shape.bias,
         y,
         shape.y,
         false};
-    const GroupSteps steps{group_in * shape.x.c, group_out * shape.weight.n, group_out * shape.bias,
+    const GroupSteps steps{group_in * shape.x.c, group_out * shape.weight.n,
+                           panels_size<Compute<T>>(shape) / shape.groups, group_out * shape.bias,
                            group_out * shape.y.c};
     correlate<Isa, T>(1, shape.groups, steps, [&](std::ptrdiff_t) { return first; });
 }
@@ -173,20 +200,76 @@ void conv2d_grad_input(T* grad_x, const T* grad_y, const T* weight, const T* bia
              {group_out, h.axis.taps, w.axis.taps},
              {shape.weight.n, shape.weight.h * h.tap_step, shape.weight.w * w.tap_step},
              end_of_weight<Isa>(weight, shape)},
+            nullptr,
             bias,
             shape.bias,
             grad_x + phase_h * shape.x.h + phase_w * shape.x.w,
             {shape.x.n, shape.x.c, shape.x.h * shape.stride_h, shape.x.w * shape.stride_w},
             true};
     };
-    const GroupSteps steps{group_out * shape.y.c, group_out * shape.weight.n,
+    const GroupSteps steps{group_out * shape.y.c, group_out * shape.weight.n, 0,
                            group_in * shape.bias, group_in * shape.x.c};
     correlate<Isa, T>(phases_h * phases_w, shape.groups, steps, correlation);
 }
 
+// The stride of all pixels in row-major order, or 0 if they have none.
+static inline std::ptrdiff_t flat_stride(const Conv2dShape& s, const Strides4& stride) {
+    const std::ptrdiff_t step = s.out_w > 1 ? stride.w : s.out_h > 1 ? stride.h : stride.n;
+    const bool rows = s.out_w == 1 || s.out_h == 1 || stride.h == s.out_w * step;
+    const bool images =
+        s.batch == 1 || s.out_h * s.out_w == 1 || stride.n == s.out_h * s.out_w * step;
+    return rows && images ? step : 0;
+}
+
+// A linear layer, or a 1x1 layer of channels-last images: grad_weight [k][c] is a linear layer too,
+// whose input is grad_y and whose weight is x, both transposed and both read where they lie.
 template <class Isa, class T>
-void conv2d_grad_weight(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape) {
-    if (is_depthwise<Isa, T>(shape)) {
+bool is_matrix_product(const Conv2dShape& s) {
+    const std::ptrdiff_t pixels = s.batch * s.out_h * s.out_w;
+    return std::is_same_v<T, Compute<T>> && s.kernel_h * s.kernel_w == 1 && s.groups == 1 &&
+           s.stride_h * s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 && s.in_h == s.out_h &&
+           s.in_w == s.out_w && s.x.c == 1 && s.y.c == 1 && s.weight.c == 1 &&
+           s.in_channels >= 8 && pixels > 0 && (pixels == 1 || flat_stride(s, s.x) != 0) &&
+           (pixels == 1 || flat_stride(s, s.y) != 0);
+}
+
+template <class Isa, class T>
+void matrix_weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape,
+                            bool add) {
+    const std::ptrdiff_t pixels = shape.batch * shape.out_h * shape.out_w;
+    const std::ptrdiff_t x_step = flat_stride(shape, shape.x);
+    const std::ptrdiff_t y_step = flat_stride(shape, shape.y);
+    for (std::ptrdiff_t first = 0; first < pixels; first += segment_pixels) {
+        const std::ptrdiff_t count = smaller(segment_pixels, pixels - first);
+        const T* weight = x + first * x_step;
+        const Correlation<T> product{
+            {1, 1, 1, 1, 0, 1},
+            {shape.out_channels, shape.out_channels, 1, 1, 0, 1},
+            1,
+            count,
+            shape.in_channels,
+            grad_y + first * y_step,
+            {0, y_step, 0, 1},
+            {weight, 1, {count, 1, 1}, {x_step, 0, 0}, nullptr},
+            nullptr,
+            nullptr,
+            0,
+            grad_weight,
+            {0, 1, 0, shape.weight.n},
+            false,
+            add || first > 0};
+        correlate<Isa, T>(1, 1, {}, [&](std::ptrdiff_t) { return product; });
+    }
+}
+
+template <class Isa, class T>
+void conv2d_grad_weight(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape,
+                        bool add) {
+    if (is_matrix_product<Isa, T>(shape)) {
+        matrix_weight_gradient<Isa>(grad_weight, grad_y, x, shape, add);
+        return;
+    }
+    if (is_depthwise<Isa, T>(shape) && !add) {
         constexpr std::ptrdiff_t lanes = Vec<Isa, Compute<T>>::size;
         parallel_for<Isa>(ceil_div(shape.groups, lanes), [&](std::ptrdiff_t task) {
             depthwise_weight_gradient<Isa>(grad_weight, grad_y, x, shape, task * lanes,
@@ -194,7 +277,7 @@ void conv2d_grad_weight(T* grad_weight, const T* grad_y, const T* x, const Conv2
         });
         return;
     }
-    weight_gradient<Isa>(grad_weight, grad_y, x, shape);
+    weight_gradient<Isa>(grad_weight, grad_y, x, shape, add);
 }
 
 template <class Isa, class T>

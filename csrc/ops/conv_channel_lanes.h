@@ -3,7 +3,7 @@
 // of a tile.
 //
 // A task owns a block of pixels times a range of channels and keeps three things in L2: its window
-// of the input, one panel of packed weights, and the sums. Where the window of all channels would
+// of the input, one panel of weights (packed here, unless the caller has done it), and the sums. Where the window of all channels would
 // not fit, terms are taken in chunks that end on a block of the canonical sum, and the sums wait in
 // between.
 #include "../runtime/memory.h"
@@ -11,11 +11,12 @@
 
 namespace stableops {
 
-// y(pixel i, channel j) = sums[i][j] + bias[j], for `rows` pixels and `lanes` channels.
+// y(pixel i, channel j) = sums[i][j] + bias[j], for `rows` pixels and `lanes` channels; or (`add`,
+// without bias, where channels are contiguous) is added to what is there.
 template <class Isa, class T>
 void store_tile(T* y, std::ptrdiff_t pixel_stride, std::ptrdiff_t channel_stride,
                 std::ptrdiff_t rows, std::ptrdiff_t lanes, const Compute<T>* sums,
-                std::ptrdiff_t pitch, const Compute<T>* bias) {
+                std::ptrdiff_t pitch, const Compute<T>* bias, bool add = false) {
     using V = Vec<Isa, Compute<T>>;
     constexpr std::ptrdiff_t n = V::size;
     if (channel_stride == 1) {
@@ -25,6 +26,7 @@ void store_tile(T* y, std::ptrdiff_t pixel_stride, std::ptrdiff_t channel_stride
             for_each_vec<Isa, n>(lanes, [&](std::ptrdiff_t j, auto which) {
                 V v = loadu<Isa>(from + j);
                 if (bias) v = v + loadu<Isa>(bias + j);
+                if (add) v = load<Isa>(to + j, which) + v;
                 store(to + j, v, which);
             });
         }
@@ -140,8 +142,15 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     // Low tiles read the panel so often that it should stay in L1. A handful of pixels hardly read
     // it at all: then the weights should come from memory in long runs.
     const bool few_pixels = b.images * b.rows * b.columns <= 8;
-    chunk = smaller(chunk, panel_bytes / size / (2 * vector) * (few_pixels ? 4 : 1) /
-                               (b.columns < 10 && !few_pixels ? 4 : 2));
+    // Weights that one tile reads are read where they lie if they can be: all panels of some terms
+    // before the next, so that memory is read in long runs.
+    const TermMatrix<T> weight = join_axes<Isa>(p.weight);
+    const bool in_place =
+        !p.panels && is_panel<Isa>(weight) && b.images * b.rows * b.columns <= tile_rows;
+    if (in_place) chunk = smaller(chunk, 2 * block_terms);
+    if (!(few_pixels && p.panels))
+        chunk = smaller(chunk, panel_bytes / size / (2 * vector) * (few_pixels ? 4 : 1) /
+                                   (b.columns < 10 && !few_pixels ? 4 : 2));
     if (chunk < terms) chunk = larger(chunk / block_terms, 1) * block_terms;
     const std::ptrdiff_t chunks = larger(ceil_div(terms, chunk), 1);
     const std::ptrdiff_t chunk_channels =
@@ -156,8 +165,8 @@ void correlate_channels(const Correlation<T>& p, Block b) {
 
     const PixelRows pixels = pixel_rows(b, layout, p.y_stride);
     const std::ptrdiff_t tiles = pixels.images * pixels.rows * ceil_div(pixels.length, tile_rows);
-    const int vectors = pixels.length <= TileLimits<Isa>::rows(4) ? 4 : 2;
-    const std::ptrdiff_t lanes = vectors * vector;
+    std::ptrdiff_t lanes = (pixels.length <= TileLimits<Isa>::rows(4) ? 4 : 2) * vector;
+    if (p.panels) lanes = smaller(lanes, panel_lanes<C>);
     // One vector more than a tile: the transposing store reads whole squares.
     const std::ptrdiff_t tile_size = larger(tile_rows, vector) * lanes;
     const std::ptrdiff_t panels = ceil_div(b.channels, lanes);
@@ -169,15 +178,15 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                                                             : chunk_channels * layout.pitch.c;
     const std::ptrdiff_t sums_size = (chunks > 1 ? group * tiles : 1) * tile_size;
     char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
-        (window_size + chunk * lanes + sums_size + lanes) * size + chunk * 4 + 5 * 64)));
+        (window_size + (p.panels ? 0 : chunk * lanes) + sums_size + lanes) * size + chunk * 4 +
+        5 * 64)));
     C* window = carve<C>(scratch, window_size);
     const C* source = window;
-    C* panel = carve<C>(scratch, chunk * lanes);
+    C* packed = carve<C>(scratch, p.panels ? 0 : chunk * lanes);
     C* sums = carve<C>(scratch, sums_size);
     C* bias = carve<C>(scratch, lanes);
     std::int32_t* offset = carve<std::int32_t>(scratch, chunk);
 
-    const TermMatrix<T> weight = join_axes<Isa>(p.weight);
     const std::ptrdiff_t step = layout.w.out_step * layout.pitch.w;
     bool repair = false;
     for (std::ptrdiff_t group_begin = 0; group_begin < panels; group_begin += group) {
@@ -216,7 +225,23 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                 const std::ptrdiff_t k = b.k + i * lanes;
                 const std::ptrdiff_t used = smaller(lanes, b.k + b.channels - k);
                 const int used_vectors = static_cast<int>(ceil_div(used, vector));
-                pack_panel<Isa>(panel, weight, k, used, first, last, used_vectors);
+                const C* panel = packed;
+                std::ptrdiff_t panel_step = used_vectors * vector;
+                std::ptrdiff_t ahead = prefetch_terms * panel_step;
+                bool pack = !in_place || used % vector != 0;
+                if (p.panels) {
+                    panel_step = panel_lanes<C>;
+                    ahead = prefetch_terms * panel_step;
+                    panel = p.panel_of(k) + first * panel_step;
+                    pack = false;
+                } else if constexpr (std::is_same_v<T, C>) {
+                    if (!pack) {
+                        panel_step = weight.stride[2];
+                        ahead = lanes;
+                        panel = weight.data + k + first * panel_step;
+                    }
+                }
+                if (pack) pack_panel<Isa>(packed, weight, k, used, first, last, used_vectors);
                 if (p.bias && q == chunks - 1)
                     pack_run<Isa>(bias, p.bias + k * p.bias_stride, p.bias_stride, 0, used, 1,
                                   used_vectors);
@@ -227,12 +252,14 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                     pixels, layout, p.y_stride,
                     [&](std::ptrdiff_t from, std::ptrdiff_t to, std::ptrdiff_t count) {
                         tile_function<Isa, C>(static_cast<int>(count), used_vectors)(
-                            slot, source + from, offset, step, panel, last - first, q > 0);
+                            slot, source + from, offset, step, panel, panel_step, ahead,
+                            last - first, q > 0);
                         if (q == chunks - 1 && p.outside_is_nothing && !repair)
                             repair = has_nan<Isa>(slot, count * used_vectors);
                         if (q == chunks - 1)
                             store_tile<Isa>(y + to, p.y_stride.w, p.y_stride.c, count, used, slot,
-                                            used_vectors * vector, p.bias ? bias : nullptr);
+                                            used_vectors * vector, p.bias ? bias : nullptr,
+                                            p.accumulate);
                         if (chunks > 1) slot += tile_size;
                     });
             }

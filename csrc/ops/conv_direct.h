@@ -78,7 +78,7 @@ DirectTile<T> direct_tile_function(std::ptrdiff_t wanted) {
 
 // How far a group's arrays lie from those of the group before.
 struct GroupSteps {
-    std::ptrdiff_t x, weight, bias, y;
+    std::ptrdiff_t x, weight, panels, bias, y;
 };
 
 struct DirectPlan {

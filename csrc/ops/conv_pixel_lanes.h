@@ -123,8 +123,6 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
 
     const T* x = p.x + b.n * p.x_stride.n;
     T* y = p.y + b.n * p.y_stride.n + b.k * p.y_stride.c + b.h * p.y_stride.h + b.w;
-    const T* weight = p.weight.data + b.k * p.weight.lane_stride;
-    const std::ptrdiff_t row_blocks = ceil_div(b.channels, tile_rows);
     bool any_nan = false;
     for (std::ptrdiff_t q = 0; q < chunks; ++q) {
         const std::ptrdiff_t first = q * chunk;
@@ -142,7 +140,8 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
                                                     rows.of(b.h, r) * layout.pitch.h +
                                                     columns.of(b.w, s);
             weight_offset[t - first] = static_cast<std::int32_t>(
-                c * p.weight.stride[0] + r * p.weight.stride[1] + s * p.weight.stride[2]);
+                p.panels ? t * panel_lanes<T>
+                         : c * p.weight.stride[0] + r * p.weight.stride[1] + s * p.weight.stride[2]);
         }
         for (std::ptrdiff_t i = 0; i < panels; ++i) {
             const PixelPiece* begin = pieces + panel_begin[i];
@@ -151,13 +150,18 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
             pack_pixels<Isa>(panel, used * n, direct ? x : window, source_offset, last - first,
                              begin, end, direct);
             T* slot = sums + (chunks > 1 ? i * tile_size : 0);
-            for (std::ptrdiff_t j = 0; j < row_blocks; ++j) {
-                const std::ptrdiff_t k = b.channels * j / row_blocks;
-                const std::ptrdiff_t tall = b.channels * (j + 1) / row_blocks - k;
+            for (std::ptrdiff_t k = 0, tall; k < b.channels; k += tall) {
+                // A tile's rows lie in one panel of weights.
+                std::ptrdiff_t left = b.channels - k;
+                if (p.panels)
+                    left = smaller(left, panel_lanes<T> - (b.k + k) % panel_lanes<T>);
+                tall = ceil_div(left, ceil_div(left, tile_rows));
+                const T* weight = p.panels ? p.panel_of(b.k + k)
+                                           : p.weight.data + (b.k + k) * p.weight.lane_stride;
                 T* tile = slot + k * used * n;
                 tile_function<Isa, T>(static_cast<int>(tall), used)(
-                    tile, weight + k * p.weight.lane_stride, weight_offset, p.weight.lane_stride,
-                    panel, last - first, q > 0);
+                    tile, weight, weight_offset, p.panels ? 1 : p.weight.lane_stride, panel,
+                    used * n, prefetch_terms * used * n, last - first, q > 0);
                 if (q < chunks - 1) continue;
                 if (p.outside_is_nothing && !any_nan) any_nan = has_nan<Isa>(tile, tall * used);
                 for (std::ptrdiff_t row = 0; row < tall; ++row) {

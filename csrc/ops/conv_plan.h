@@ -55,6 +55,7 @@ bool offsets_fit(const TermMatrix<T>& m) {
 template <class Isa, class T>
 bool prefer_pixel_lanes(const Correlation<T>& p) {
     if (!std::is_same_v<T, Compute<T>> || p.y_stride.w != 1 || !offsets_fit<Isa>(p.weight) ||
+        (p.panels && p.terms() >= std::ptrdiff_t{1} << 24) ||
         (p.x_stride.c == 1 && p.x_stride.w != 1) || inner_window(p.w, 0, p.w.out).apart)
         return false;
     constexpr std::ptrdiff_t vector = Vec<Isa, Compute<T>>::size;
@@ -63,7 +64,8 @@ bool prefer_pixel_lanes(const Correlation<T>& p) {
     auto with_idle_lanes = [](std::ptrdiff_t used) {
         return static_cast<double>(ceil_div(used, vector) * vector) / static_cast<double>(used);
     };
-    const double packed_weights = 12.0 / static_cast<double>(smaller(pixels, 1024));
+    const double packed_weights =
+        p.panels ? 0 : 12.0 / static_cast<double>(smaller(pixels, 1024));
     const double transposition = 20.0 / static_cast<double>(larger(p.terms(), 1));
     const bool copied = p.h.taps * p.w.taps > 1 || p.h.stride * p.w.stride > 1;
     const double channels = static_cast<double>(p.out_channels);

@@ -19,6 +19,8 @@ struct Correlation {
     Strides4 x_stride;
     // Lanes: output channels. Terms: input channel, tap row, tap column.
     TermMatrix<T> weight;
+    // Or not null: the same as packed panels (conv2d_shape.h), and weight.data is null.
+    const Compute<T>* panels;
     const T* bias;
     std::ptrdiff_t bias_stride;
     T* y;
@@ -26,9 +28,16 @@ struct Correlation {
     // Places outside x: zeros, or (true) no terms at all, which differs where a weight is not
     // finite.
     bool outside_is_nothing;
+    // Adds to y, whose channels must be contiguous.
+    bool accumulate = false;
 
     [[gnu::always_inline]] inline std::ptrdiff_t terms() const {
         return in_channels * h.taps * w.taps;
+    }
+    // Term 0 of an output channel in the panels.
+    [[gnu::always_inline]] inline const Compute<T>* panel_of(std::ptrdiff_t channel) const {
+        constexpr std::ptrdiff_t lanes = panel_lanes<Compute<T>>;
+        return panels + channel / lanes * lanes * terms() + channel % lanes;
     }
 };
 

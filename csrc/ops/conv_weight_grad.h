@@ -58,10 +58,12 @@ struct WeightGradTiles {
     }
 };
 
-// Sums [channel, tap][lane] to grad_weight [lane][channel, tap], whose rows are contiguous.
+// Sums [channel, tap][lane] to grad_weight [lane][channel, tap], whose rows are contiguous; added to
+// what is there (`add`), or in its place.
 template <class Isa, class T>
 void store_weight_rows(T* to, std::ptrdiff_t lane_stride, std::ptrdiff_t lanes,
-                       const Compute<T>* sums, const WeightGradTiles& tiles, std::ptrdiff_t pitch) {
+                       const Compute<T>* sums, const WeightGradTiles& tiles, std::ptrdiff_t pitch,
+                       bool add) {
     using C = Compute<T>;
     using V = Vec<Isa, C>;
     constexpr std::ptrdiff_t n = V::size;
@@ -76,8 +78,11 @@ void store_weight_rows(T* to, std::ptrdiff_t lane_stride, std::ptrdiff_t lanes,
             for (int i = 0; i < width.count; ++i) storeu(square + i * n, loadu<Isa>(row[i] + lane));
             C columns[n * n];
             transpose_square<Isa>(columns, n, static_cast<const C*>(square), n, n);
-            for (std::ptrdiff_t k = 0; k < smaller(n, lanes - lane); ++k)
-                store(to + (lane + k) * lane_stride + t, loadu<Isa>(columns + k * n), width);
+            for (std::ptrdiff_t k = 0; k < smaller(n, lanes - lane); ++k) {
+                T* row = to + (lane + k) * lane_stride + t;
+                const V v = loadu<Isa>(columns + k * n);
+                store(row, add ? load<Isa>(row, width) + v : v, width);
+            }
         }
     }
 }
@@ -114,7 +119,7 @@ struct WeightGradPlan {
 
 template <class Isa, class T>
 void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape,
-                          const WeightGradTask& task) {
+                          const WeightGradTask& task, bool add) {
     using C = Compute<T>;
     using V = Vec<Isa, C>;
     constexpr std::ptrdiff_t vector = V::size;
@@ -230,7 +235,8 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
                     tile_function<Isa, C>(static_cast<int>(tiles.begin(j + 1) - tiles.begin(j)),
                                           used_vectors)(
                         slot, at + tiles.begin(j) * channel_step, offset, channel_step,
-                        panel + i * chunk * lanes, last - first, resume);
+                        panel + i * chunk * lanes, used_vectors * vector,
+                        prefetch_terms * used_vectors * vector, last - first, resume);
             }
         }
         first = last;
@@ -250,7 +256,7 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
         const std::ptrdiff_t pitch = ceil_div(used, vector) * vector;
         T* to = grad_weight + (task.k + i * lanes) * shape.weight.n + task.c * shape.weight.c;
         if (contiguous) {
-            store_weight_rows<Isa>(to, shape.weight.n, used, result, tiles, pitch);
+            store_weight_rows<Isa>(to, shape.weight.n, used, result, tiles, pitch, add);
             continue;
         }
         for (std::ptrdiff_t tap = 0; tap < taps; ++tap)
@@ -265,7 +271,8 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
 }
 
 template <class Isa, class T>
-void weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape) {
+void weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dShape& shape,
+                     bool add) {
     using C = Compute<T>;
     constexpr std::ptrdiff_t vector = Vec<Isa, C>::size;
     const std::ptrdiff_t group_in = shape.in_channels / shape.groups;
@@ -292,7 +299,8 @@ void weight_gradient(T* grad_weight, const T* grad_y, const T* x, const Conv2dSh
         if (begin < end)
             weight_gradient_task<Isa>(
                 grad_weight, grad_y, x, shape,
-                {group, group * group_out + k, smaller(lanes, group_out - k), begin, end - begin});
+                {group, group * group_out + k, smaller(lanes, group_out - k), begin, end - begin},
+                add);
     });
 }
 

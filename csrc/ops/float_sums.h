@@ -103,7 +103,7 @@ struct AlongFloat {
 
     // A block of a row, without column `hole` (negative: all). values and rests get E of every column.
     template <bool keep>
-    static FloatSum<Isa> block(const float* x, std::ptrdiff_t n, std::ptrdiff_t hole, float* values,
+    [[gnu::noinline]] static FloatSum<Isa> block(const float* x, std::ptrdiff_t n, std::ptrdiff_t hole, float* values,
                                float* rests) {
         AlongFloat a;
 #pragma GCC unroll 16
@@ -148,14 +148,15 @@ struct AlongFloat {
     [[gnu::always_inline]] static inline V product(ExpFloat<Isa> e, V high, V low) {
         return fma(e.value, high, fma(e.value, low, e.rest) * high);
     }
-    static void emit(float* out, std::ptrdiff_t n, const float* values, const float* rests,
+    [[gnu::noinline]] static void emit(float* out, std::ptrdiff_t n, const float* values, const float* rests,
                      double factor, bool streams) {
         write(out, n, factor, streams,
               [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
                   return ExpFloat<Isa>{load<Isa>(values + i, lanes), load<Isa>(rests + i, lanes)};
               });
     }
-    static void emit(float* out, std::ptrdiff_t n, const float* x, double factor, bool streams) {
+    [[gnu::noinline]] static void emit(float* out, std::ptrdiff_t n, const float* x, double factor,
+                                       bool streams) {
         ExpFloatTables<Isa> tables;
         write(out, n, factor, streams,
               [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
@@ -191,12 +192,14 @@ struct AcrossFloat {
 
     // holes: the column that each row leaves out, or -1; or nullptr.
     template <bool holed>
-    static void block(const float* x, std::ptrdiff_t n, const std::int32_t* holes,
+    [[gnu::noinline]] static void block(const float* x, std::ptrdiff_t n, const std::int32_t* holes,
                       FloatSum<Isa> (&sums)[2]) {
         ExpFloatTables<Isa> tables;
         D low[sum_lanes], high[sum_lanes];
         V left[sum_lanes];
-        for (int j = 0; j < sum_lanes; ++j) {
+        // Very short rows leave lanes empty; a sum of positive terms does not change without them.
+        int used = static_cast<int>(n < sum_lanes ? n : sum_lanes);
+        for (int j = 0; j < used; ++j) {
             low[j] = high[j] = D::zero();
             left[j] = V::zero();
         }
@@ -221,13 +224,19 @@ struct AcrossFloat {
             low[j] += load_widened<Isa>(passing);
             high[j] += load_widened<Isa>(passing + size / 2);
         }
-        for (int j = 0; j < sum_lanes; ++j) {
+        for (int j = 0; j < used; ++j) {
             low[j] += widen_low(left[j]);
             high[j] += widen_high(left[j]);
         }
-        sums[0] = {Across<Isa, float>::fold(low, Plus{}), widen_low(largest), widen_low(smallest)};
-        sums[1] = {Across<Isa, float>::fold(high, Plus{}), widen_high(largest),
-                   widen_high(smallest)};
+        for (int apart = sum_lanes / 2; apart >= 1; apart /= 2) {
+            for (int j = 0; j < apart && j + apart < used; ++j) {
+                low[j] += low[j + apart];
+                high[j] += high[j + apart];
+            }
+            used = used < apart ? used : apart;
+        }
+        sums[0] = {low[0], widen_low(largest), widen_low(smallest)};
+        sums[1] = {high[0], widen_high(largest), widen_high(smallest)};
     }
 
     struct Factor {
@@ -239,7 +248,8 @@ struct AcrossFloat {
             low = narrow((first - a) / a, (second - b) / b);
         }
     };
-    static void emit(float* out, std::ptrdiff_t n, const float* x, const Factor& factor) {
+    [[gnu::noinline]] static void emit(float* out, std::ptrdiff_t n, const float* x,
+                                       const Factor& factor) {
         ExpFloatTables<Isa> tables;
         for (std::ptrdiff_t i = 0; i < n; ++i)
             storeu(out + i * size,

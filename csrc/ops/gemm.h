@@ -29,6 +29,10 @@ static inline constexpr std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t
     return (a + b - 1) / b;
 }
 
+// How far ahead a panel is prefetched, in terms: it streams from L2, and two lines a term come in too
+// late without a hint.
+constexpr std::ptrdiff_t prefetch_terms = 16;
+
 // Tile sizes. The sums in flight must hide the latency of fma (4 cycles on 2 ports: at least 8) and
 // fit the registers beside the vectors of one term and one broadcast: at most 28 of 32, or 12
 // of 16. rows(vectors) is the tallest tile of that width.
@@ -44,12 +48,14 @@ struct TileLimits {
 };
 
 // sums[i][j] = sum over t of a[a_offset[t] + i * a_step] * b[t][j], for i < rows and
-// j < vectors * lanes; b and sums are dense. `resume` continues sums of earlier terms, whose number
-// was a multiple of block_terms.
+// j < vectors * lanes; sums are dense, terms of b lie b_step apart. `resume` continues sums of
+// earlier terms, whose number was a multiple of block_terms. What lies b_ahead behind a term of b
+// will be read soon.
 template <class Isa, class T, int rows, int vectors>
 [[gnu::noinline]] void tile_sums(T* __restrict sums, const T* __restrict a,
                                  const std::int32_t* __restrict a_offset, std::ptrdiff_t a_step,
-                                 const T* __restrict b, std::ptrdiff_t terms, bool resume) {
+                                 const T* __restrict b, std::ptrdiff_t b_step,
+                                 std::ptrdiff_t b_ahead, std::ptrdiff_t terms, bool resume) {
     using V = Vec<Isa, T>;
     V acc[rows][vectors];
     const std::int32_t* end = a_offset + terms;
@@ -63,10 +69,8 @@ template <class Isa, class T, int rows, int vectors>
             V bv[vectors];
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; ++j) bv[j] = loadu<Isa>(b + j * V::size);
-            // The panel streams from L2; two lines a term come in too late without a hint.
-            for (int j = 0; j < vectors; ++j)
-                __builtin_prefetch(b + j * V::size + 16 * vectors * V::size);
-            b += vectors * V::size;
+            for (int j = 0; j < vectors; ++j) __builtin_prefetch(b + b_ahead + j * V::size);
+            b += b_step;
             // Three rows a pointer: x86 addresses reach p, p + step and p + 2 * step, and fewer
             // pointers than rows stay in registers.
             const T* row = a + *a_offset;
@@ -95,7 +99,7 @@ template <class Isa, class T, int rows, int vectors>
 
 template <class T>
 using TileSums = void (*)(T*, const T*, const std::int32_t*, std::ptrdiff_t, const T*,
-                          std::ptrdiff_t, bool);
+                          std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, bool);
 
 template <class Isa, class T, int vectors, int rows>
 TileSums<T> tile_of_rows(int wanted) {
@@ -234,6 +238,13 @@ void pack_panel(Compute<T>* panel, const TermMatrix<T>& m, std::ptrdiff_t lane,
                       m.lane_stride, m.stride[2], lanes, run, vectors, m.end);
         t += run;
     }
+}
+
+// Whether the terms of neighbouring lanes are neighbours, so that they are a panel as they lie.
+template <class Isa, class T>
+bool is_panel(const TermMatrix<T>& joined) {
+    return std::is_same_v<T, Compute<T>> && joined.lane_stride == 1 &&
+           joined.count[0] * joined.count[1] == 1;
 }
 
 // Whether any element of whole vectors is NaN.

@@ -28,7 +28,8 @@
 // Edge cases. NaN: NaN. +inf: +inf. All -inf, or nothing left by b or a mask: -inf, sign 0 where there is
 // b. An element with b = 0 takes no part, whatever it is. A negative sum without the sign asked for: NaN.
 //
-// logsumexp_backward: g softmax(x)_i, from x itself: exp(x_i - y) would inherit |y| / 2 ULP of y's rounding.
+// logsumexp_backward (softmax.h): g softmax(x)_i, from x itself: exp(x_i - y) would inherit |y| / 2 ULP of
+// y's rounding.
 #include "../simd/exact_sum.h"
 #include "../simd/triple.h"
 #include "softmax.h"
@@ -51,22 +52,23 @@ struct SignedLog {
 
 // One row again, in a longer type. Rows that come here are rare, so they are gathered in small blocks
 // and need no scratch.
-template <class Isa, class C>
+template <class Isa>
 struct SecondLook {
     using D = Vec<Isa, double>;
     using P = Pair<Isa>;
-    using Form = Along<Isa, C>;
+    using Form = Along<Isa, double>;
 
     const RowShape& shape;
     const RowOperand& x;
-    const RowOperand* b;
+    const RowOperand* b;  // weights, or a mask
     std::ptrdiff_t row;
 
-    // body(slot, x, b) for all columns; b is 1 where there is none. Beyond the end x is -inf and b 0.
+    // body(slot, x, b) for all columns; b is 1 where there is none. Where it is 0, and beyond the end, x
+    // is -inf.
     template <class Body>
     [[gnu::always_inline]] inline void each(const Body& body) const {
         constexpr std::ptrdiff_t block = 512;
-        C values[block], weights[block];
+        double values[block], weights[block];
         const char* x_row = x.data + row_offset<Isa>(shape, x, row);
         const char* b_row = b == nullptr ? nullptr : b->data + row_offset<Isa>(shape, *b, row);
         for (std::ptrdiff_t i = 0; i < block; ++i) weights[i] = 1;
@@ -77,9 +79,9 @@ struct SecondLook {
             Form::each(
                 n,
                 [&](int slot, std::ptrdiff_t, D v, D w) __attribute__((always_inline)) {
-                    body(slot, v, w);
+                    body(slot, select(w == D::zero(), D::splat(minus_infinity), v), w);
                 },
-                Column<C>{values, minus_infinity}, Column<C>{weights, 0});
+                Column<double>{values, minus_infinity}, Column<double>{weights, 0});
         }
     }
     template <class Sum, class Term>
@@ -304,6 +306,7 @@ struct LogSumExp {
 
     LogSumExpWriter<Isa, C> writer;
     const RowOperand& x;
+    const RowOperand* mask;
 
     struct Row {
         D peak;
@@ -333,11 +336,11 @@ struct LogSumExp {
     }
     template <class Form>
     D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
-        return Logits<Isa, C, false, Form>::peak(n, in);
+        return Logits<Isa, C, Form>::peak(n, in);
     }
     template <class Form>
     Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row) const {
-        return Logits<Isa, C, false, Form>::sum_beside_top(n, in, row.peak);
+        return Logits<Isa, C, Form>::sum_beside_top(n, in, row.peak);
     }
     template <class Form>
     void finish(Form, std::ptrdiff_t first, std::ptrdiff_t n, Sum sum, Row& row) const {
@@ -349,8 +352,9 @@ struct LogSumExp {
         // What the first look may lose, against what it finds.
         D accepted = D::splat(sizeof(C) == 8 ? 0x1p-4 : 0x1p-17);
         Mask<Isa, double> again = (abs(y.hi) < accepted * abs(m)) & is_finite(m);
-        writer.write(first, n, y, D::splat(1), again, [&](int j) {
-            SecondLook<Isa, C> look = {writer.shape, x, nullptr, first + j};
+        D sign = select(m == D::splat(minus_infinity), D::zero(), D::splat(1));
+        writer.write(first, n, y, sign, again, [&](int j) {
+            SecondLook<Isa> look = {writer.shape, x, mask, first + j};
             if constexpr (sizeof(C) == 4) {
                 SignedLog result = look.pair(m[j]);
                 if (!(__builtin_fabs(result.hi) < 0x1p-32 * __builtin_fabs(m[j]))) return result;
@@ -379,8 +383,9 @@ template <int by, class Isa>
 }
 
 // Weights take float64's way for every type.
-template <class Isa, class C>
+template <class Isa>
 struct WeightedLogSumExp {
+    using C = double;
     using D = Vec<Isa, double>;
     using P = Pair<Isa>;
     using E = Exponentials<Isa, double>;
@@ -450,7 +455,7 @@ struct WeightedLogSumExp {
         P y = two_sum(m, log.hi);
         y.lo = y.lo + log.lo;
         // What the first look may lose, against what it finds.
-        D accepted = D::splat(sizeof(C) == 8 ? 0x1p-4 : 0x1p-28);
+        D accepted = D::splat(x.type == Element::float64 ? 0x1p-4 : 0x1p-28);
         D rest_size = sum.rest_size * down;
         // Next to a sum of 1 the parts that are not 1 may cancel.
         P near = add(two_sum(tops.hi, -one), rest.hi * down);
@@ -463,71 +468,23 @@ struct WeightedLogSumExp {
             (abs(s.hi) < D::splat(0x1p-400)) | ~is_finite(s.hi);
         again = again & is_finite(m);
         writer.write(first, n, y, sign, again, [&](int j) {
-            return SecondLook<Isa, C>{writer.shape, x, &b, first + j}.exact(m[j]);
+            return SecondLook<Isa>{writer.shape, x, &b, first + j}.exact(m[j]);
         });
     }
 };
 
+// b: weights, or a mask (booleans), or nullptr.
 template <class Isa, class C>
 void logsumexp(const RowShape& shape, const RowOperand& y, const RowOperand* sign,
                const RowOperand& x, const RowOperand* b) {
     LogSumExpWriter<Isa, C> writer = {shape, y, sign};
-    if (b == nullptr) {
+    if (b == nullptr || b->type == Element::boolean) {
         using Op = LogSumExp<Isa, C>;
-        RowDriver<Isa, C, Op>{shape, {writer, x}, nullptr, {&x}}.run();
+        RowDriver<Isa, C, Op>{shape, {writer, x, b}, nullptr, {&x}, 0, shape.rows, b, 0}.run();
     } else {
-        using Op = WeightedLogSumExp<Isa, C>;
-        RowDriver<Isa, C, Op>{shape, {writer, x, *b}, nullptr, {&x, b}}.run();
+        using Op = WeightedLogSumExp<Isa>;
+        RowDriver<Isa, double, Op>{shape, {{shape, y, sign}, x, *b}, nullptr, {&x, b}}.run();
     }
-}
-
-// g softmax(x), with one g a row.
-template <class Isa, class C>
-struct LogSumExpBackward : Softmax<Isa, C, false> {
-    using Base = Softmax<Isa, C, false>;
-    using typename Base::D;
-    using typename Base::E;
-    using typename Base::Row;
-    using typename Base::Sum;
-
-    const RowShape& shape;
-    const RowOperand& grad_y;
-
-    LogSumExpBackward(const RowShape& shape, const RowOperand& grad_y)
-        : shape(shape), grad_y(grad_y) {}
-
-    template <class Form>
-    void finish(Form form, std::ptrdiff_t first, std::ptrdiff_t n, Sum sum, Row& row) const {
-        Base::finish(form, first, n, sum, row);
-        row.inverse = E::product(row.inverse, E::of(gradients<Form>(first, n)));
-    }
-    template <class Form>
-    void finish_float(Form form, std::ptrdiff_t first, std::ptrdiff_t n, const FloatSum<Isa>& sum,
-                      Mask<Isa, double> accepted, Row& row) const {
-        Base::finish_float(form, first, n, sum, accepted, row);
-        row.factor = row.factor * gradients<Form>(first, n);
-        if constexpr (sizeof(C) == 4) row.inverse = row.factor;
-        row.float_emit = is_normal_float(exp_fast(sum.smallest) * row.factor) &
-                         is_normal_float(exp_fast(sum.largest) * row.factor);
-    }
-
-  private:
-    template <class Form>
-    D gradients(std::ptrdiff_t first, std::ptrdiff_t n) const {
-        double g[D::size];
-        for (int j = 0; j < D::size; ++j) {
-            std::ptrdiff_t lane = Form::rows == 1 ? 0 : smaller<Isa, std::ptrdiff_t>(j, n - 1);
-            g[j] = read_row_value<Isa, C>(shape, grad_y, first + lane);
-        }
-        return loadu<Isa>(g);
-    }
-};
-
-template <class Isa, class C>
-void logsumexp_backward(const RowShape& shape, const RowOperand& grad_x, const RowOperand& grad_y,
-                        const RowOperand& x) {
-    using Op = LogSumExpBackward<Isa, C>;
-    RowDriver<Isa, C, Op>{shape, Op(shape, grad_y), &grad_x, {&x}}.run();
 }
 
 }  // namespace stableops

@@ -39,6 +39,8 @@ void max_pool_pixels(const Pool2dShape& shape, T* y, std::int64_t* indices,
     using Offsets = typename Types::Offsets;
     const std::ptrdiff_t blocks = (shape.channels - 1) / block + 1;
     const std::ptrdiff_t row_offset = shape.dilation_h * shape.width;
+    const bool streams = shape.channels_last &&
+                         streams_pixels(shape.batch * shape.out_h * shape.out_w, shape.channels, y);
     const auto pool_pixel = [&](std::ptrdiff_t n, std::ptrdiff_t oy, std::ptrdiff_t ox,
                                 std::ptrdiff_t first_channel) {
         const std::ptrdiff_t start_h = oy * shape.stride_h - shape.pad_h;
@@ -64,7 +66,7 @@ void max_pool_pixels(const Pool2dShape& shape, T* y, std::int64_t* indices,
                                      r * row_offset + s * shape.dilation_w);
                         }
                     });
-                store_elements<Isa>(y + at + c, best.value, lanes);
+                put_elements<Isa>(y + at + c, best.value, lanes, streams);
                 if constexpr (with_indices)
                     store_indices<Isa>(indices + at + c, best.offset,
                                        start_h * shape.width + start_w, lanes);
@@ -78,6 +80,7 @@ void max_pool_pixels(const Pool2dShape& shape, T* y, std::int64_t* indices,
                 for (std::ptrdiff_t b = range.first; b < range.last; ++b)
                     for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox)
                         pool_pixel(range.outer, range.inner, ox, b * block);
+            if (streams) stream_fence<Isa>();
         });
 }
 

@@ -28,36 +28,57 @@ template <class Isa, class C, bool with_indices>
 [[gnu::noinline]] void max_pool_row(const MaxPoolRow<Isa, C>& in) {
     using Types = MaxPoolTypes<Isa, C>;
     using V = typename Types::V;
+    using State = MaxPoolState<Isa, C>;
     using I = typename Types::I;
     using Offsets = typename Types::Offsets;
-    // The last vector overlaps the one before: doing an output twice changes nothing.
-    const auto pool = [&](std::ptrdiff_t ox) [[gnu::always_inline]] {
-        MaxPoolState<Isa, C> start = {V::splat(Types::lowest()), {}};
+    // f(row, offset) of the first tap of each row, from left to right.
+    const auto each_tap = [&](auto&& f) [[gnu::always_inline]] {
+        std::ptrdiff_t row_offset = in.row_offset;
+        for (int r = 0; r < in.rows; ++r, row_offset += in.rows_apart) {
+            std::ptrdiff_t offset = row_offset;
+            for (std::ptrdiff_t s = 0; s < in.taps; ++s, offset += in.columns_apart)
+                f(in.row[r] + in.tap[s], offset);
+        }
+    };
+    const auto start_at = [&](std::ptrdiff_t ox) [[gnu::always_inline]] {
+        State start = {V::splat(Types::lowest()), {}};
         if (!in.starts) start.value = loadu<Isa>(in.y + ox);
         if constexpr (with_indices)
             start.offset = in.starts ? loadu<Isa>(in.first_column + ox) +
                                            Offsets::splat(static_cast<I>(in.first_row))
                                      : loadu<Isa>(in.offsets + ox);
-        return max_of_taps<Isa, C, with_indices>(
-            start, [&](auto&& body) [[gnu::always_inline]] {
-                std::ptrdiff_t row_offset = in.row_offset;
-                for (int r = 0; r < in.rows; ++r, row_offset += in.rows_apart) {
-                    const C* row = in.row[r] + ox;
-                    std::ptrdiff_t offset = row_offset;
-                    for (std::ptrdiff_t s = 0; s < in.taps; ++s, offset += in.columns_apart)
-                        body(loadu<Isa>(row + in.tap[s]), offset);
-                }
-            });
+        return start;
     };
-    const auto put = [&](std::ptrdiff_t ox, const MaxPoolState<Isa, C>& best)
-                         [[gnu::always_inline]] {
-        storeu(in.y + ox, best.value);
-        if constexpr (with_indices) storeu(in.offsets + ox, best.offset);
+    // Two vectors share the loops. They may overlap, with each other and with those before: doing an
+    // output twice changes nothing.
+    const auto pool_two = [&](std::ptrdiff_t a, std::ptrdiff_t b) [[gnu::always_inline]] {
+        State best_a = start_at(a), best_b = start_at(b);
+        V sum_a = V::zero(), sum_b = V::zero();
+        each_tap([&](const C* tap, std::ptrdiff_t offset) [[gnu::always_inline]] {
+            take_number<Isa, C, with_indices>(best_a, sum_a, loadu<Isa>(tap + a), offset);
+            take_number<Isa, C, with_indices>(best_b, sum_b, loadu<Isa>(tap + b), offset);
+        });
+        if constexpr (Types::has_nan) {
+            if (any(is_nan(sum_a) | is_nan(sum_b))) [[unlikely]] {
+                best_a = start_at(a);
+                best_b = start_at(b);
+                each_tap([&](const C* tap, std::ptrdiff_t offset) [[gnu::always_inline]] {
+                    take_tap<Isa, C, with_indices>(best_a, loadu<Isa>(tap + a), offset);
+                    take_tap<Isa, C, with_indices>(best_b, loadu<Isa>(tap + b), offset);
+                });
+            }
+        }
+        storeu(in.y + a, best_a.value);
+        storeu(in.y + b, best_b.value);
+        if constexpr (with_indices) {
+            storeu(in.offsets + a, best_a.offset);
+            storeu(in.offsets + b, best_b.offset);
+        }
     };
+    const std::ptrdiff_t last = larger<Isa>(0, in.count - V::size);
     std::ptrdiff_t ox = 0;
-    for (; ox + V::size < in.count; ox += V::size) put(ox, pool(ox));
-    ox = larger<Isa>(0, in.count - V::size);
-    put(ox, pool(ox));
+    for (; ox < last; ox += 2 * V::size) pool_two(ox, smaller<Isa>(ox + V::size, last));
+    if (ox < in.count) pool_two(last, last);
 }
 
 // indices[ox] = base + ox * stride + offsets[ox]
@@ -78,11 +99,12 @@ struct MaxPoolPlanes {
     const Pool2dShape& shape;
     Ring ring;    // of the image
     Ring maxima;  // of the image's rows, each reduced to the maxima of its windows
+    RowWriter<Isa, C> writer;
     std::ptrdiff_t line;
     std::ptrdiff_t* taps;
     I* first_column;
     I* offsets;
-    C* y_line;
+    std::int64_t* index_line;
     std::ptrdiff_t single_tap = 0;
 
     static std::ptrdiff_t extent(std::ptrdiff_t kernel, std::ptrdiff_t dilation) {
@@ -104,10 +126,16 @@ struct MaxPoolPlanes {
         if (shape.out_w < Vec<Isa, C>::size) result.phase_length += Vec<Isa, C>::size;
         return result;
     }
-    MaxPoolPlanes(const Pool2dShape& shape, const ImageStrides& stride, const PlaneAccess<C>& access)
+    MaxPoolPlanes(const Pool2dShape& shape, const ImageStrides& stride, const PlaneAccess<C>& access,
+                  bool with_indices)
         : shape(shape),
           ring(access, layout(shape, stride), stride.h),
           maxima(access, {shape.out_w, 2, 0, 1, 1, shape.out_w + Vec<Isa, C>::size}, 0),
+          writer{access,
+                 shape.batch * shape.channels * shape.out_h * shape.out_w *
+                         (access.element_size + (with_indices ? 8 : 0)) >=
+                     pool_stream_bytes,
+                 shape.out_w < Vec<Isa, C>::size},
           line(larger<Isa>(shape.out_w, Vec<Isa, C>::size)) {}
 
 
@@ -117,7 +145,7 @@ struct MaxPoolPlanes {
         };
         return ring.scratch_size() + maxima.scratch_size() +
                size(shape.kernel_w, sizeof(std::ptrdiff_t)) + 2 * size(line, sizeof(I)) +
-               size(line, sizeof(C));
+               size(line, sizeof(C)) + size(line, sizeof(std::int64_t));
     }
     void use_scratch(ScratchParts<Isa>& parts) {
         ring.use_scratch(parts, MaxPoolTypes<Isa, C>::lowest());
@@ -125,7 +153,8 @@ struct MaxPoolPlanes {
         taps = parts.template take<std::ptrdiff_t>(shape.kernel_w);
         first_column = parts.template take<I>(line);
         offsets = parts.template take<I>(line);
-        y_line = parts.template take<C>(line);
+        writer.line = parts.template take<C>(line);
+        index_line = parts.template take<std::int64_t>(line);
         for (std::ptrdiff_t s = 0; s < shape.kernel_w; ++s) {
             const std::ptrdiff_t column = s * shape.dilation_w;
             const std::ptrdiff_t window = quotient<Isa>(column, shape.stride_w);
@@ -145,8 +174,17 @@ struct MaxPoolPlanes {
         const std::ptrdiff_t group = smaller<Isa>(shape.kernel_h, most);
         // Rows of one group, and of the windows below that share them, fit the ring.
         const bool reuse = (group - 1) * shape.dilation_h < Ring::slots;
-        const bool ahead = !ring.direct && group == shape.kernel_h &&
-                           (group - 1) * shape.dilation_h + shape.stride_h < Ring::slots;
+        // Rows are laid out for the next row of outputs, while there is room for both.
+        const bool ahead = !ring.direct && shape.dilation_h == 1 && group == shape.kernel_h &&
+                           shape.kernel_h + shape.stride_h <= Ring::slots;
+        std::ptrdiff_t laid_out = 0;
+        const auto lay_out = [&](std::ptrdiff_t oy) {
+            const std::ptrdiff_t row_end =
+                smaller<Isa>(shape.height, start(oy) + shape.kernel_h);
+            for (laid_out = larger<Isa>(laid_out, start(oy)); laid_out < row_end; ++laid_out)
+                ring.row(laid_out);
+        };
+        if (ahead) lay_out(begin);
         const bool separable = indices == nullptr && shape.kernel_h > shape.stride_h &&
                                shape.kernel_h * shape.kernel_w > 9 && reuse;
         Row row;
@@ -159,53 +197,53 @@ struct MaxPoolPlanes {
             row.taps = all ? shape.kernel_w : 1;
             row.tap = all ? taps : &single_tap;
         };
-        const auto maxima_of = [&](std::ptrdiff_t h) {
+        const auto reduce = [&](std::ptrdiff_t h) {
             const std::ptrdiff_t slot = Ring::slot_of(h);
-            C* to = maxima.copies + slot * maxima.pitch;
-            if (maxima.held[slot] == h) return to;
+            if (maxima.held[slot] == h) return;
             maxima.held[slot] = h;
             use_taps(true);
             row.row[0] = ring.row(h);
             row.rows = 1;
             row.starts = true;
-            row.y = to;
+            row.y = maxima.copies + slot * maxima.pitch;
             max_pool_row<Isa, C, false>(row);
             use_taps(false);
-            return to;
         };
         use_taps(!separable);
         for (std::ptrdiff_t oy = begin; oy < end; ++oy) {
-            if (ahead && oy + 1 < end)
-                for (std::ptrdiff_t k = 0; k < shape.kernel_h; ++k) {
-                    const std::ptrdiff_t h = start(oy + 1) + k * shape.dilation_h;
-                    if (h >= 0 && h < shape.height) ring.row(h);
-                }
+            if (ahead && oy + 1 < end) lay_out(oy + 1);
             const Taps inside =
                 taps_inside<Isa>(start(oy), shape.kernel_h, shape.dilation_h, shape.height);
             const std::ptrdiff_t at = (plane * shape.out_h + oy) * shape.out_w;
             char* y_row = y + at * ring.access.element_size;
-            const bool in_place = ring.access.stored_as_is && shape.out_w == line;
-            C* const values = in_place ? reinterpret_cast<C*>(y_row) : y_line;
+            C* const values = writer.begin(y_row);
             row.first_row = inside.first * row.rows_apart;
             for (std::ptrdiff_t r = inside.first; r < inside.end; r += most) {
                 const int rows = static_cast<int>(smaller<Isa>(inside.end - r, most));
-                const C* source[most];
+                const std::ptrdiff_t first = start(oy) + r * shape.dilation_h;
+                if (separable)
+                    for (int k = 0; k < rows; ++k) reduce(first + k * shape.dilation_h);
                 for (int k = 0; k < rows; ++k) {
-                    const std::ptrdiff_t h = start(oy) + (r + k) * shape.dilation_h;
-                    source[k] = separable ? maxima_of(h)
-                                          : ring.row_in_slot(h, reuse ? Ring::slot_of(h) : k);
+                    const std::ptrdiff_t h = first + k * shape.dilation_h;
+                    const std::ptrdiff_t slot = reuse ? Ring::slot_of(h) : k;
+                    row.row[k] = separable ? maxima.laid_out(h)
+                                 : ahead   ? ring.laid_out(h)
+                                           : ring.row_in_slot(h, slot);
                 }
-                for (int k = 0; k < rows; ++k) row.row[k] = source[k];
                 row.rows = rows;
                 row.starts = r == inside.first;
                 row.y = values;
                 row.row_offset = r * row.rows_apart;
                 indices ? max_pool_row<Isa, C, true>(row) : max_pool_row<Isa, C, false>(row);
             }
-            if (!in_place) ring.access.store(y_row, values, shape.out_w);
-            if (indices)
-                write_indices<Isa>(indices + at, offsets, start(oy) * shape.width - shape.pad_w,
-                                   shape.stride_w, shape.out_w);
+            writer.end(y_row, values, shape.out_w);
+            if (indices == nullptr) continue;
+            std::int64_t* const to = writer.streams ? index_line : indices + at;
+            write_indices<Isa>(to, offsets, start(oy) * shape.width - shape.pad_w, shape.stride_w,
+                               shape.out_w);
+            if (writer.streams)
+                stream_bytes<Isa>(reinterpret_cast<char*>(indices + at),
+                                  reinterpret_cast<const char*>(to), shape.out_w * 8);
         }
     }
 };
@@ -217,7 +255,7 @@ template <class Isa, class C>
     for_row_blocks<Isa>(
         shape.batch, shape.channels, shape.out_h,
         shape.out_w * shape.kernel_h * shape.kernel_w + 64, [&](RowRange<Isa> range) {
-            MaxPoolPlanes<Isa, C> planes(shape, stride, access);
+            MaxPoolPlanes<Isa, C> planes(shape, stride, access, indices != nullptr);
             ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(planes.scratch_size()))};
             planes.use_scratch(parts);
             while (range.next_plane()) {
@@ -227,6 +265,7 @@ template <class Isa, class C>
                 planes.maxima.set_plane(nullptr);
                 planes.pool(range.plane(), range.first, range.last, static_cast<char*>(y), indices);
             }
+            planes.writer.end_task();
         });
 }
 

@@ -198,12 +198,23 @@ template <class Isa, class T>
     };
     if (layout.memory_step == 1 && layout.stride == 2 && layout.phases == 2) {
         if (phase == 1) put_vector(1);
-        for (; x + 2 * size <= layout.width; x += 2 * size, at += size) {
+        C* const even = to + at - x / 2;
+        C* const odd = even + layout.phase_length;
+        for (; x + 2 * size <= layout.width; x += 2 * size) {
             const V low = load_elements<Isa>(source + x, AllLanes{});
             const V high = load_elements<Isa>(source + x + size, AllLanes{});
-            storeu(to + at, even_lanes(low, high));
-            storeu(to + layout.phase_length + at, odd_lanes(low, high));
+            storeu(even + x / 2, even_lanes(low, high));
+            storeu(odd + x / 2, odd_lanes(low, high));
         }
+        const int left = static_cast<int>(layout.width - x);
+        if (left == 0) return;
+        const V low = load_elements<Isa>(source + x, FirstLanes{left < size ? left : size});
+        const V high = left <= size
+                           ? V::zero()
+                           : load_elements<Isa>(source + x + size, FirstLanes{left - size});
+        store_first(even + x / 2, even_lanes(low, high), (left + 1) / 2);
+        store_first(odd + x / 2, odd_lanes(low, high), left / 2);
+        return;
     }
     while (x < layout.width) put_vector(static_cast<int>(smaller<Isa>(size, layout.width - x)));
 }
@@ -232,6 +243,70 @@ PlaneAccess<typename PoolElement<T>::type> plane_access() {
     return {sizeof(T), std::is_same_v<T, typename PoolElement<T>::type>, lay_out_row<Isa, T>,
             store_row<Isa, T>};
 }
+
+// Results of so many bytes leave the caches before anybody reads them.
+constexpr std::ptrdiff_t pool_stream_bytes = std::ptrdiff_t{32} << 20;
+
+// Whether pixels of channels are written past the caches: whole lines, by whole vectors.
+template <class T>
+bool streams_pixels(std::ptrdiff_t pixels, std::ptrdiff_t channels, const T* y) {
+    const std::ptrdiff_t bytes = channels * static_cast<std::ptrdiff_t>(sizeof(T));
+    return std::is_same_v<T, typename PoolElement<T>::type> && bytes % 64 == 0 &&
+           reinterpret_cast<std::uintptr_t>(y) % 64 == 0 && pixels * bytes >= pool_stream_bytes;
+}
+template <class Isa, class T, class Lanes>
+[[gnu::always_inline]] inline void put_elements(T* p, Vec<Isa, typename PoolElement<T>::type> v,
+                                                Lanes lanes, bool streams) {
+    if constexpr (std::is_same_v<T, typename PoolElement<T>::type> &&
+                  std::is_same_v<Lanes, AllLanes>) {
+        if (streams) return stream<Isa>(p, v);
+    }
+    store_elements<Isa>(p, v, lanes);
+}
+
+// Copies past the caches; stream_fence() follows the last one of a task.
+template <class Isa>
+[[gnu::noinline]] void stream_bytes(char* to, const char* from, std::ptrdiff_t count) {
+    using V = Vec<Isa, float>;
+    constexpr std::ptrdiff_t size = Isa::bytes;
+    const std::ptrdiff_t head =
+        smaller<Isa>(count, -static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(to) % 64) & 63);
+    __builtin_memcpy(to, from, static_cast<std::size_t>(head));
+    std::ptrdiff_t i = head;
+    for (; i + size <= count; i += size) {
+        V v;
+        __builtin_memcpy(&v.raw, from + i, sizeof(v.raw));
+        stream<Isa>(reinterpret_cast<float*>(to + i), v);
+    }
+    __builtin_memcpy(to + i, from + i, static_cast<std::size_t>(count - i));
+}
+
+// Writes rows of results that are computed as C. They are computed in place where that will do, else
+// in `line`.
+template <class Isa, class C>
+struct RowWriter {
+    PlaneAccess<C> access;
+    bool streams;
+    bool padded;  // whole vectors are written, whatever the row's length
+    C* line = nullptr;
+
+    C* begin(char* to) const {
+        return access.stored_as_is && !streams && !padded ? reinterpret_cast<C*>(to) : line;
+    }
+    // `values` is what begin(to) has returned.
+    void end(char* to, C* values, std::ptrdiff_t count) const {
+        if (!streams) {
+            if (values == line) access.store(to, values, count);
+            return;
+        }
+        // Narrowing in place reads what it overwrites.
+        if (!access.stored_as_is) access.store(values, values, count);
+        stream_bytes<Isa>(to, reinterpret_cast<const char*>(values), count * access.element_size);
+    }
+    void end_task() const {
+        if (streams) stream_fence<Isa>();
+    }
+};
 
 // Rows of one plane, laid out. The plane's own rows where these will do, else copies in a ring of
 // `slots` rows, so that windows that overlap copy a row once. Vectors that straddle two stores of a
@@ -294,6 +369,10 @@ struct RowRing {
             access.lay_out(layout, copy, source);
         }
         return copy;
+    }
+    // Row y, which has been laid out.
+    [[gnu::always_inline]] inline const C* laid_out(std::ptrdiff_t y) const {
+        return copies + slot_of(y) * pitch + margin;
     }
 };
 

@@ -3,8 +3,8 @@
 // shapes of data: a contiguous row, and a tile of rows stored [column][row] (simd/sum.h: Along and
 // Across).
 //
-// A contiguous row of the compute type is read and written where it lies. Everything else goes
-// through scratch of bounded size: blocks of `sum_block` columns of a row, or tiles of 16 to 256
+// A contiguous row of the compute type is read and written where it lies. Everything else, narrower types
+// included, goes through scratch of bounded size: blocks of `sum_block` columns of a row, or tiles of 16 to 256
 // rows. A tile is gathered in runs along whichever axis is contiguous, so memory sees whole cache
 // lines; it then stays in L1 for all passes. Rows of more than one block are gathered again for
 // every pass. The input is never copied as a whole.
@@ -32,6 +32,9 @@
 //   Mask accepts(sum, row)          the rows (lanes) whose results follow from this sum
 //   void finish_float(form, first, n, sum, accepted, row)   as finish(), for the accepted rows: what
 //                                   emit() needs, with a peak of 0; row.factor; row.float_emit
+// A mask is the driver's affair: elements that it leaves out are -inf to the operation, and what has been
+// emitted for them is replaced. Operations need not know, and rows without a mask do not pay.
+//
 //   void patch(column, n, out, stride, lane, row)           elements that are no such product
 #include <cstdint>
 
@@ -85,10 +88,9 @@ struct Run {
     std::ptrdiff_t length;
 };
 template <class Isa>
-Run run_at(int ndim, const std::ptrdiff_t* size, const std::ptrdiff_t* stride, std::ptrdiff_t index,
-           std::ptrdiff_t left) {
+[[gnu::noinline]] Run run_at_any(int ndim, const std::ptrdiff_t* size, const std::ptrdiff_t* stride,
+                               std::ptrdiff_t index, std::ptrdiff_t left) {
     std::ptrdiff_t last = size[ndim - 1];
-    if (ndim == 1) return {index * stride[0], smaller<Isa>(last - index, left)};
     std::ptrdiff_t at = index % last;
     std::ptrdiff_t offset = at * stride[ndim - 1];
     std::ptrdiff_t rest = index / last;
@@ -99,11 +101,29 @@ Run run_at(int ndim, const std::ptrdiff_t* size, const std::ptrdiff_t* stride, s
     return {offset, smaller<Isa>(last - at, left)};
 }
 template <class Isa>
+[[gnu::always_inline]] inline Run run_at(int ndim, const std::ptrdiff_t* size,
+                                         const std::ptrdiff_t* stride, std::ptrdiff_t index,
+                                         std::ptrdiff_t left) {
+    if (ndim == 1) return {index * stride[0], smaller<Isa>(size[0] - index, left)};
+    return run_at_any<Isa>(ndim, size, stride, index, left);
+}
+template <class Isa>
 std::ptrdiff_t row_offset(const RowShape& shape, const RowOperand& a, std::ptrdiff_t row) {
     return run_at<Isa>(shape.kept_ndim, shape.kept_size, a.kept_stride, row, 1).offset;
 }
 
-// Elements of storage type T at any byte stride to contiguous C, and back.
+template <class Isa>
+[[gnu::always_inline]] inline void store_wide(float* to, Vec<Isa, float> v) {
+    storeu(to, v);
+}
+template <class Isa>
+[[gnu::always_inline]] inline void store_wide(double* to, Vec<Isa, float> v) {
+    storeu(to, widen_low(v));
+    storeu(to + Vec<Isa, double>::size, widen_high(v));
+}
+
+// Elements of storage type T at any byte stride to contiguous C, and back (by way of float32, if T is
+// narrower).
 template <class Isa, class T, class C>
 void read_line(C* to, const char* from, std::ptrdiff_t stride, std::ptrdiff_t n) {
     if constexpr (std::is_same_v<T, C>) {
@@ -117,7 +137,12 @@ void read_line(C* to, const char* from, std::ptrdiff_t stride, std::ptrdiff_t n)
         for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = from[i * stride] != 0 ? C{1} : C{0};
     } else {
         constexpr int size = Vec<Isa, float>::size;
-        for (std::ptrdiff_t i = 0; i < n; i += size) {
+        std::ptrdiff_t i = 0;
+        if (stride == sizeof(T)) {
+            for (; i + size <= n; i += size)
+                store_wide(to + i, load<Isa>(reinterpret_cast<const T*>(from) + i, AllLanes{}));
+        }
+        for (; i < n; i += size) {
             std::ptrdiff_t count = smaller<Isa, std::ptrdiff_t>(size, n - i);
             T narrow[size] = {};
             if (stride == sizeof(T)) {
@@ -145,8 +170,8 @@ void write_line(char* to, const C* from, std::ptrdiff_t stride, std::ptrdiff_t n
         constexpr int size = Vec<Isa, float>::size;
         for (std::ptrdiff_t i = 0; i < n; i += size) {
             std::ptrdiff_t count = smaller<Isa, std::ptrdiff_t>(size, n - i);
-            C wide[size] = {};
-            for (std::ptrdiff_t j = 0; j < count; ++j) wide[j] = from[i + j];
+            float wide[size] = {};
+            for (std::ptrdiff_t j = 0; j < count; ++j) wide[j] = static_cast<float>(from[i + j]);
             T narrow[size];
             store(narrow, loadu<Isa>(wide), AllLanes{});
             if (stride == sizeof(T)) {
@@ -162,32 +187,54 @@ void write_line(char* to, const C* from, std::ptrdiff_t stride, std::ptrdiff_t n
 
 template <class Isa, class C>
 void read_elements(C* to, Element type, const char* from, std::ptrdiff_t stride, std::ptrdiff_t n) {
-    if constexpr (sizeof(C) == 4) {
-        if (type == Element::float16) return read_line<Isa, float16>(to, from, stride, n);
-        if (type == Element::bfloat16) return read_line<Isa, bfloat16>(to, from, stride, n);
-    }
+    if (type == Element::float16) return read_line<Isa, float16>(to, from, stride, n);
+    if (type == Element::bfloat16) return read_line<Isa, bfloat16>(to, from, stride, n);
+    if (sizeof(C) == 8 && type == Element::float32)
+        return read_line<Isa, float>(to, from, stride, n);
     if (type == Element::boolean) return read_line<Isa, bool>(to, from, stride, n);
     read_line<Isa, C>(to, from, stride, n);
 }
 template <class Isa, class C>
 void write_elements(char* to, Element type, const C* from, std::ptrdiff_t stride, std::ptrdiff_t n) {
-    if constexpr (sizeof(C) == 4) {
-        if (type == Element::float16) return write_line<Isa, float16>(to, from, stride, n);
-        if (type == Element::bfloat16) return write_line<Isa, bfloat16>(to, from, stride, n);
-    }
+    if (type == Element::float16) return write_line<Isa, float16>(to, from, stride, n);
+    if (type == Element::bfloat16) return write_line<Isa, bfloat16>(to, from, stride, n);
+    if (sizeof(C) == 8 && type == Element::float32)
+        return write_line<Isa, float>(to, from, stride, n);
     write_line<Isa, C>(to, from, stride, n);
 }
 
-// One value a row, for operands without columns.
+// One element.
 template <class Isa, class C>
-C read_row_value(const RowShape& shape, const RowOperand& a, std::ptrdiff_t row) {
+[[gnu::always_inline]] inline C read_element(const RowOperand& a, const char* at) {
     C value;
-    read_elements<Isa>(&value, a.type, a.data + row_offset<Isa>(shape, a, row), 0, 1);
+    if (a.type == storage_of<C>) {
+        __builtin_memcpy(&value, at, sizeof(C));
+    } else {
+        read_elements<Isa>(&value, a.type, at, 0, 1);
+    }
     return value;
 }
 template <class Isa, class C>
-void write_row_value(const RowShape& shape, const RowOperand& a, std::ptrdiff_t row, C value) {
-    write_elements<Isa>(a.data + row_offset<Isa>(shape, a, row), a.type, &value, 0, 1);
+[[gnu::always_inline]] inline C read_element(const RowShape& shape, const RowOperand& a,
+                                             std::ptrdiff_t row, std::ptrdiff_t column) {
+    Run run = run_at<Isa>(shape.reduced_ndim, shape.reduced_size, a.reduced_stride, column, 1);
+    return read_element<Isa, C>(a, a.data + row_offset<Isa>(shape, a, row) + run.offset);
+}
+// One value a row, for operands without columns.
+template <class Isa, class C>
+[[gnu::always_inline]] inline C read_row_value(const RowShape& shape, const RowOperand& a,
+                                               std::ptrdiff_t row) {
+    return read_element<Isa, C>(a, a.data + row_offset<Isa>(shape, a, row));
+}
+template <class Isa, class C>
+[[gnu::always_inline]] inline void write_row_value(const RowShape& shape, const RowOperand& a,
+                                                   std::ptrdiff_t row, C value) {
+    char* at = a.data + row_offset<Isa>(shape, a, row);
+    if (a.type == storage_of<C>) {
+        __builtin_memcpy(at, &value, sizeof(C));
+    } else {
+        write_elements<Isa>(at, a.type, &value, 0, 1);
+    }
 }
 
 // Columns [column, column + n) of one row.
@@ -353,13 +400,22 @@ void move_tile(const Tile<Isa, C>& tile, const RowShape& shape, const RowOperand
     if (streams) stream_fence<Isa>();
 }
 
+// Puts `absent` where `keep` is 0.
+template <class Isa, class C>
+void leave_out(C* values, const C* keep, std::ptrdiff_t n, double absent) {
+    for (std::ptrdiff_t i = 0; i < n; ++i)
+        values[i] = keep[i] == 0 ? static_cast<C>(absent) : values[i];
+}
+
 // Memory that tasks share.
 template <class Isa>
 struct SharedBlock {
     void* data;
 
-    explicit SharedBlock(std::size_t bytes) : data(acquire_block(bytes)) {}
-    ~SharedBlock() { release_block(data); }
+    explicit SharedBlock(std::size_t bytes) : data(bytes == 0 ? nullptr : acquire_block(bytes)) {}
+    ~SharedBlock() {
+        if (data != nullptr) release_block(data);
+    }
     SharedBlock(const SharedBlock&) = delete;
     SharedBlock& operator=(const SharedBlock&) = delete;
 };
@@ -382,15 +438,20 @@ struct RowDriver {
     const RowOperand* in[inputs];
     std::ptrdiff_t first = 0;  // the rows to work on: [first, first + count)
     std::ptrdiff_t count = shape.rows;
+    const RowOperand* mask = nullptr;  // booleans: which elements of operand 0 count
+    double absent = 0;                 // what the others get
 
+    [[gnu::always_inline]] inline bool contiguous(const RowOperand& a) const {
+        return shape.reduced_ndim == 1 &&
+               (a.reduced_stride[0] == element_bytes<Isa>(a.type) || shape.cols == 1);
+    }
     [[gnu::always_inline]] inline bool in_place(const RowOperand& a) const {
-        return shape.reduced_ndim == 1 && a.type == storage_of<C> &&
-               (a.reduced_stride[0] == sizeof(C) || shape.cols == 1);
+        return a.type == storage_of<C> && contiguous(a);
     }
 
     void run() const {
         if (count == 0 || shape.cols == 0) return;
-        bool whole_rows = in_place(*in[0]) && shape.cols >= long_row;
+        bool whole_rows = contiguous(*in[0]) && shape.cols >= long_row;
         if (!whole_rows && (count >= 4 || shape.cols < long_row)) return run_across();
         if (count < 2 * num_threads() && shape.cols >= 8 * sum_block) return run_split();
         std::ptrdiff_t per_task = larger<Isa, std::ptrdiff_t>(1, task_elements / shape.cols);
@@ -404,7 +465,8 @@ struct RowDriver {
   private:
     // Where blocks of one row come from and go to.
     struct Lines {
-        C* scratch[inputs + 1];
+        C* scratch[inputs + 1];  // the last one is for results
+        C* keep;
         C* values;
         C* rests;
         std::ptrdiff_t held_row;
@@ -416,15 +478,30 @@ struct RowDriver {
         length = (length + 15) / 16 * 16;
         std::ptrdiff_t kept =
             (Op::float_lanes || Op::keeps) && Op::emits ? smaller<Isa>(length, kept_columns<C>) : 0;
-        C* scratch = static_cast<C*>(thread_scratch(
-            static_cast<std::size_t>((inputs + 1) * length + 2 * kept) * sizeof(C)));
+        std::ptrdiff_t kept_from = (inputs + (mask == nullptr ? 1 : 2)) * length;
+        C* scratch = static_cast<C*>(
+            thread_scratch(static_cast<std::size_t>(kept_from + 2 * kept) * sizeof(C)));
         Lines lines;
-        lines.values = scratch + (inputs + 1) * length;
+        lines.keep = scratch + (inputs + 1) * length;
+        lines.values = scratch + kept_from;
         lines.rests = lines.values + kept;
         for (int k = 0; k <= inputs; ++k) lines.scratch[k] = scratch + k * length;
         lines.held_row = -1;
         lines.held_column = -1;
         return lines;
+    }
+
+    // What goes for columns [column, column + n) of the row to its place, from where it is or from scratch.
+    template <class Emit>
+    [[gnu::always_inline]] inline void deliver(Lines& lines, std::ptrdiff_t row,
+                                               std::ptrdiff_t column, std::ptrdiff_t n,
+                                               const Emit& emit) const {
+        char* row_data = out->data + row_offset<Isa>(shape, *out, row);
+        bool direct = in_place(*out);
+        C* to = direct ? reinterpret_cast<C*>(row_data) + column : lines.scratch[inputs];
+        emit(to, direct);
+        if (mask != nullptr) leave_out<Isa>(to, lines.keep, n, absent);
+        if (!direct) scatter_line<Isa>(to, shape, *out, row_data, column, n);
     }
 
     // Points `data` at columns [column, column + n) of the row, gathering what is not in place.
@@ -433,12 +510,17 @@ struct RowDriver {
         bool held = lines.held_row == row && lines.held_column == column;
         for (int k = 0; k < inputs; ++k) {
             const char* row_data = in[k]->data + row_offset<Isa>(shape, *in[k], row);
-            if (in_place(*in[k])) {
+            if (in_place(*in[k]) && (k > 0 || mask == nullptr)) {
                 data[k] = reinterpret_cast<const C*>(row_data) + column;
             } else {
                 data[k] = lines.scratch[k];
                 if (!held) gather_line<Isa>(lines.scratch[k], shape, *in[k], row_data, column, n);
             }
+        }
+        if (mask != nullptr && !held) {
+            const char* row_data = mask->data + row_offset<Isa>(shape, *mask, row);
+            gather_line<Isa>(lines.keep, shape, *mask, row_data, column, n);
+            leave_out<Isa>(lines.scratch[0], lines.keep, n, -__builtin_inf());
         }
         lines.held_row = row;
         lines.held_column = column;
@@ -452,35 +534,31 @@ struct RowDriver {
         return smaller<Isa>(sum_block, shape.cols - column);
     }
 
-    [[gnu::always_inline]] inline D peak_of_block(Lines& lines, std::ptrdiff_t row,
+    [[gnu::noinline]] D peak_of_block(Lines& lines, std::ptrdiff_t row,
                                                   std::ptrdiff_t column, const Row& state) const {
         const C* data[inputs];
         std::ptrdiff_t n = block_length(column);
         fetch(lines, row, column, n, data);
         return op.peak(Form{}, n, data, state);
     }
-    [[gnu::always_inline]] inline Sum sum_of_block(Lines& lines, std::ptrdiff_t row,
+    [[gnu::noinline]] Sum sum_of_block(Lines& lines, std::ptrdiff_t row,
                                                    std::ptrdiff_t column, const Row& state) const {
         const C* data[inputs];
         std::ptrdiff_t n = block_length(column);
         fetch(lines, row, column, n, data);
         return op.sum(Form{}, column, n, data, state);
     }
-    [[gnu::always_inline]] inline void emit_block(Lines& lines, std::ptrdiff_t row,
+    [[gnu::noinline]] void emit_block(Lines& lines, std::ptrdiff_t row,
                                                   std::ptrdiff_t column, const Row& state) const {
         const C* data[inputs];
         std::ptrdiff_t n = block_length(column);
         fetch(lines, row, column, n, data);
-        char* row_data = out->data + row_offset<Isa>(shape, *out, row);
-        if (in_place(*out)) {
-            op.emit(Form{}, column, n, reinterpret_cast<C*>(row_data) + column, data, state);
-        } else {
-            op.emit(Form{}, column, n, lines.scratch[inputs], data, state);
-            scatter_line<Isa>(lines.scratch[inputs], shape, *out, row_data, column, n);
-        }
+        deliver(lines, row, column, n, [&](C* to, bool) __attribute__((always_inline)) {
+            op.emit(Form{}, column, n, to, data, state);
+        });
     }
 
-    [[gnu::always_inline]] inline FloatSum<Isa> float_sum_of_block(Lines& lines, std::ptrdiff_t row,
+    [[gnu::noinline]] FloatSum<Isa> float_sum_of_block(Lines& lines, std::ptrdiff_t row,
                                                                    std::ptrdiff_t column,
                                                                    const Row& state) const {
         const C* data[inputs];
@@ -492,26 +570,25 @@ struct RowDriver {
             return AlongFloat<Isa>::template block<true>(data[0], n, hole, lines.values, lines.rests);
         return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr);
     }
-    [[gnu::always_inline]] inline void float_emit_block(Lines& lines, std::ptrdiff_t row,
+    [[gnu::noinline]] void float_emit_block(Lines& lines, std::ptrdiff_t row,
                                                         std::ptrdiff_t column,
                                                         const Row& state) const {
         std::ptrdiff_t n = block_length(column);
-        char* row_data = out->data + row_offset<Isa>(shape, *out, row);
-        bool direct = in_place(*out);
-        C* to = direct ? reinterpret_cast<C*>(row_data) + column : lines.scratch[inputs];
-        // In place, the lines are in the cache already.
-        bool streams = direct && out->data != in[0]->data &&
-                       shape.rows * shape.cols * static_cast<std::ptrdiff_t>(sizeof(C)) >= stream_bytes;
-        if (shape.cols <= kept_columns<C>) {
-            AlongFloat<Isa>::emit(to, n, lines.values, lines.rests, state.factor[0], streams);
-        } else {
-            const C* data[inputs];
-            fetch(lines, row, column, n, data);
-            AlongFloat<Isa>::emit(to, n, data[0], state.factor[0], streams);
-        }
-        if (streams) stream_fence<Isa>();
-        op.patch(column, n, to, 1, 0, state);
-        if (!direct) scatter_line<Isa>(to, shape, *out, row_data, column, n);
+        deliver(lines, row, column, n, [&](C* to, bool direct) __attribute__((always_inline)) {
+            // In place, the lines are in the cache already.
+            bool streams =
+                direct && out->data != in[0]->data &&
+                shape.rows * shape.cols * static_cast<std::ptrdiff_t>(sizeof(C)) >= stream_bytes;
+            if (shape.cols <= kept_columns<C>) {
+                AlongFloat<Isa>::emit(to, n, lines.values, lines.rests, state.factor[0], streams);
+            } else {
+                const C* data[inputs];
+                fetch(lines, row, column, n, data);
+                AlongFloat<Isa>::emit(to, n, data[0], state.factor[0], streams);
+            }
+            if (streams) stream_fence<Isa>();
+            op.patch(column, n, to, 1, 0, state);
+        });
     }
     // False: the row goes the other way.
     bool along_float(Lines& lines, std::ptrdiff_t row, Row& state) const {
@@ -542,17 +619,15 @@ struct RowDriver {
         state.peak = op.peak(Form{}, n, data, state);
         Sum sum = op.sum_kept(Form{}, 0, n, data, state, lines.values, lines.rests);
         op.finish(Form{}, row, 1, sum, state);
-        char* row_data = out->data + row_offset<Isa>(shape, *out, row);
-        bool direct = in_place(*out);
-        C* to = direct ? reinterpret_cast<C*>(row_data) : lines.scratch[inputs];
-        op.emit_kept(Form{}, 0, n, to, lines.values, lines.rests, state);
-        if (!direct) scatter_line<Isa>(to, shape, *out, row_data, 0, n);
+        deliver(lines, row, 0, n, [&](C* to, bool) __attribute__((always_inline)) {
+            op.emit_kept(Form{}, 0, n, to, lines.values, lines.rests, state);
+        });
     }
 
     void along(Lines& lines, std::ptrdiff_t row) const {
         Row state = op.start(Form{}, row, 1);
         if constexpr (Op::float_lanes) {
-            if (along_float(lines, row, state)) return;
+            if (mask == nullptr && along_float(lines, row, state)) return;
         }
         if constexpr (Op::keeps) {
             if (out != nullptr && shape.cols <= kept_columns<C>) return along_kept(lines, row, state);
@@ -602,24 +677,26 @@ struct RowDriver {
             for (std::ptrdiff_t b = 1; b < blocks; ++b) value = combine(value, parts[r * blocks + b]);
             return value;
         };
-        bool all_done = Op::float_lanes;
+        bool all_done = Op::float_lanes && mask == nullptr;
         for (std::ptrdiff_t r = 0; r < count; ++r) {
             states[r] = op.start(Form{}, first + r, 1);
             done[r] = D::zero();
         }
         if constexpr (Op::float_lanes) {
-            each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r, std::ptrdiff_t row,
-                           std::ptrdiff_t column) {
-                float_sums[task] = float_sum_of_block(lines, row, column, states[r]);
-            });
-            for (std::ptrdiff_t r = 0; r < count; ++r) {
-                FloatSum<Isa> sum = combined(float_sums, r, Plus{});
-                Mask<Isa, double> accepted = op.accepts(sum, states[r]);
-                if (accepted[0] != 0) {
-                    op.finish_float(Form{}, first + r, 1, sum, accepted, states[r]);
-                    done[r] = D::splat(1);
-                } else {
-                    all_done = false;
+            if (mask == nullptr) {
+                each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r, std::ptrdiff_t row,
+                               std::ptrdiff_t column) {
+                    float_sums[task] = float_sum_of_block(lines, row, column, states[r]);
+                });
+                for (std::ptrdiff_t r = 0; r < count; ++r) {
+                    FloatSum<Isa> sum = combined(float_sums, r, Plus{});
+                    Mask<Isa, double> accepted = op.accepts(sum, states[r]);
+                    if (accepted[0] != 0) {
+                        op.finish_float(Form{}, first + r, 1, sum, accepted, states[r]);
+                        done[r] = D::splat(1);
+                    } else {
+                        all_done = false;
+                    }
                 }
             }
         }
@@ -657,8 +734,9 @@ struct RowDriver {
     void run_across() const {
         std::ptrdiff_t cols = smaller<Isa>(shape.cols, sum_block);
         // 32 KB of tile: it stays in L1 beside the accumulators.
+        std::ptrdiff_t tiles_held = inputs + (mask == nullptr ? 0 : 1);
         std::ptrdiff_t tile_rows =
-            32768 / (inputs * cols * static_cast<std::ptrdiff_t>(sizeof(C))) / 16 * 16;
+            32768 / (tiles_held * cols * static_cast<std::ptrdiff_t>(sizeof(C))) / 16 * 16;
         tile_rows = smaller<Isa, std::ptrdiff_t>(Tile<Isa, C>::max_rows,
                                                  larger<Isa, std::ptrdiff_t>(16, tile_rows));
         std::ptrdiff_t tiles = (count + tile_rows - 1) / tile_rows;
@@ -666,7 +744,8 @@ struct RowDriver {
             larger<Isa, std::ptrdiff_t>(1, task_elements / (tile_rows * shape.cols));
         parallel_for<Isa>((tiles + per_task - 1) / per_task, [&](std::ptrdiff_t task) {
             std::size_t tile_size = static_cast<std::size_t>(tile_rows * cols);
-            C* scratch = static_cast<C*>(thread_scratch(inputs * tile_size * sizeof(C)));
+            C* scratch = static_cast<C*>(
+                thread_scratch(static_cast<std::size_t>(tiles_held) * tile_size * sizeof(C)));
             std::ptrdiff_t end = smaller<Isa>(tiles, (task + 1) * per_task);
             for (std::ptrdiff_t t = task * per_task; t < end; ++t)
                 across(scratch, tile_size, first + t * tile_rows,
@@ -682,20 +761,27 @@ struct RowDriver {
         constexpr std::ptrdiff_t tile_lanes = Tile<Isa, C>::lanes;
         std::ptrdiff_t strips = (rows + lanes - 1) / lanes;
         bool one_block = shape.cols <= sum_block;
+        std::ptrdiff_t padded_rows = (rows + tile_lanes - 1) / tile_lanes * tile_lanes;
         Tile<Isa, C> tile[inputs];
+        Tile<Isa, C> keep = {};
         Row states[max_strips];
         Sum sums[max_strips];
 
-        auto gather = [&](std::ptrdiff_t column) {
-            for (int k = 0; k < inputs; ++k) {
-                tile[k] = {scratch + static_cast<std::size_t>(k) * tile_size, block_length(column)};
-                if (rows % tile_lanes != 0) {
-                    // The lanes without a row compute on zeros.
-                    C* last = tile[k].at(rows / tile_lanes * tile_lanes, 0);
-                    for (std::ptrdiff_t i = 0; i < tile[k].cols * tile_lanes; ++i) last[i] = 0;
-                }
-                move_tile<Isa, C, true>(tile[k], shape, *in[k], first_row, rows, column);
+        auto gather_operand = [&](Tile<Isa, C>& t, int k, const RowOperand& from,
+                                  std::ptrdiff_t column) {
+            t = {scratch + static_cast<std::size_t>(k) * tile_size, block_length(column)};
+            if (rows % tile_lanes != 0) {
+                // The lanes without a row compute on zeros.
+                C* last = t.at(rows / tile_lanes * tile_lanes, 0);
+                for (std::ptrdiff_t i = 0; i < t.cols * tile_lanes; ++i) last[i] = 0;
             }
+            move_tile<Isa, C, true>(t, shape, from, first_row, rows, column);
+        };
+        auto gather = [&](std::ptrdiff_t column) {
+            for (int k = 0; k < inputs; ++k) gather_operand(tile[k], k, *in[k], column);
+            if (mask == nullptr) return;
+            gather_operand(keep, inputs, *mask, column);
+            leave_out<Isa>(tile[0].data, keep.data, padded_rows * keep.cols, -__builtin_inf());
         };
         auto each_strip = [&](const auto& work) {
             for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block) {
@@ -715,53 +801,57 @@ struct RowDriver {
         Row float_states[Op::float_lanes ? max_strips : 1];
         Mask<Isa, double> accepted[Op::float_lanes ? max_strips : 1];
         bool all_accepted = false;
+        bool tries_float = Op::float_lanes && mask == nullptr;
         if constexpr (Op::float_lanes) {
-            FloatSum<Isa> float_sums[max_strips + 1];
-            for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block) {
-                if (!one_block) gather(c);
-                for (std::ptrdiff_t s = 0; s < strips; s += 2) {
-                    FloatSum<Isa> both[2];
-                    if constexpr (Op::has_holes) {
-                        std::int32_t holes[2 * lanes];
-                        for (int j = 0; j < 2 * lanes; ++j) {
-                            std::ptrdiff_t own = s + j / lanes;
-                            holes[j] = own < strips ? static_cast<std::int32_t>(
-                                                          op.hole(states[own], j % lanes) - c)
-                                                    : -1;
+            if (tries_float) {
+                FloatSum<Isa> float_sums[max_strips + 1];
+                for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block) {
+                    if (!one_block) gather(c);
+                    for (std::ptrdiff_t s = 0; s < strips; s += 2) {
+                        FloatSum<Isa> both[2];
+                        if constexpr (Op::has_holes) {
+                            std::int32_t holes[2 * lanes];
+                            for (int j = 0; j < 2 * lanes; ++j) {
+                                std::ptrdiff_t own = s + j / lanes;
+                                holes[j] = own < strips ? static_cast<std::int32_t>(
+                                                              op.hole(states[own], j % lanes) - c)
+                                                        : -1;
+                            }
+                            AcrossFloat<Isa>::template block<true>(tile[0].strip(s), tile[0].cols, holes,
+                                                                   both);
+                        } else {
+                            AcrossFloat<Isa>::template block<false>(tile[0].strip(s), tile[0].cols,
+                                                                    nullptr, both);
                         }
-                        AcrossFloat<Isa>::template block<true>(tile[0].strip(s), tile[0].cols, holes,
-                                                               both);
-                    } else {
-                        AcrossFloat<Isa>::template block<false>(tile[0].strip(s), tile[0].cols,
-                                                                nullptr, both);
+                        for (int h = 0; h < 2; ++h)
+                            float_sums[s + h] = c == 0 ? both[h] : plus(float_sums[s + h], both[h]);
                     }
-                    for (int h = 0; h < 2; ++h)
-                        float_sums[s + h] = c == 0 ? both[h] : plus(float_sums[s + h], both[h]);
+                }
+                all_accepted = true;
+                for (std::ptrdiff_t s = 0; s < strips; ++s) {
+                    accepted[s] = op.accepts(float_sums[s], states[s]);
+                    all_accepted = all_accepted && !any(~accepted[s]);
+                    float_states[s] = states[s];
+                }
+                // Its finish() writes results of all rows, so those of the accepted ones come after.
+                if (!all_accepted) general_sums(each_strip, rows_of, first_row, strips, tile, states, sums);
+                for (std::ptrdiff_t s = 0; s < strips; ++s) {
+                    op.finish_float(Form{}, first_row + s * lanes, rows_of(s), float_sums[s], accepted[s],
+                                    float_states[s]);
+                    states[s] = all_accepted ? float_states[s]
+                                             : blend(accepted[s], float_states[s], states[s]);
                 }
             }
-            all_accepted = true;
-            for (std::ptrdiff_t s = 0; s < strips; ++s) {
-                accepted[s] = op.accepts(float_sums[s], states[s]);
-                all_accepted = all_accepted && !any(~accepted[s]);
-                float_states[s] = states[s];
-            }
-            // Its finish() writes results of all rows, so those of the accepted ones come after.
-            if (!all_accepted) general_sums(each_strip, rows_of, first_row, strips, tile, states, sums);
-            for (std::ptrdiff_t s = 0; s < strips; ++s) {
-                op.finish_float(Form{}, first_row + s * lanes, rows_of(s), float_sums[s], accepted[s],
-                                float_states[s]);
-                states[s] = all_accepted ? float_states[s]
-                                         : blend(accepted[s], float_states[s], states[s]);
-            }
-        } else {
-            general_sums(each_strip, rows_of, first_row, strips, tile, states, sums);
         }
+        if (!tries_float) general_sums(each_strip, rows_of, first_row, strips, tile, states, sums);
         if constexpr (Op::emits) {
             if (out == nullptr) return;
             for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block) {
                 if (!one_block) gather(c);
                 for (std::ptrdiff_t s = 0; s < strips; s += Tile<Isa, C>::lanes / lanes)
                     emit_strip(tile, s, strips, c, states);
+                if (mask != nullptr)
+                    leave_out<Isa>(tile[0].data, keep.data, padded_rows * keep.cols, absent);
                 move_tile<Isa, C, false>(tile[0], shape, *out, first_row, rows, c);
             }
         }

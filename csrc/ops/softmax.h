@@ -211,45 +211,24 @@ template <class Isa>
 
 constexpr double minus_infinity = -__builtin_inf();
 
-// The columns of operand 0, or those that operand 1, a mask of 0 and 1, lets through.
-template <class Isa, class C, bool masked, class Form>
+// The columns of operand 0.
+template <class Isa, class C, class Form>
 struct Logits {
     using D = Vec<Isa, double>;
 
     template <class Body>
     [[gnu::always_inline]] static inline void each(std::ptrdiff_t n, const C* const* in,
                                                    const Body& body) {
-        if constexpr (masked) {
-            Form::each(
-                n,
-                [&](int slot, std::ptrdiff_t column, D x, D keep) __attribute__((always_inline)) {
-                    body(slot, column, select(keep == D::zero(), D::splat(minus_infinity), x));
-                },
-                Column<C>{in[0], minus_infinity}, Column<C>{in[1], 0});
-        } else {
-            Form::each(n, body, Column<C>{in[0], minus_infinity});
-        }
+        Form::each(n, body, Column<C>{in[0], minus_infinity});
     }
 
-    // Elements that are left out become `absent`.
+    // out[i] = body(x[i])
     template <class Body>
     [[gnu::always_inline]] static inline void map(std::ptrdiff_t n, C* out, const C* const* in,
-                                                  double absent, const Body& body) {
-        if constexpr (masked) {
-            Form::map(
-                n, out,
-                [&](std::ptrdiff_t, D x, D keep) __attribute__((always_inline)) {
-                    Mask<Isa, double> left_out = keep == D::zero();
-                    return select(left_out, D::splat(absent),
-                                  body(select(left_out, D::splat(minus_infinity), x)));
-                },
-                Column<C>{in[0], minus_infinity}, Column<C>{in[1], 0});
-        } else {
-            Form::map(
-                n, out,
-                [&](std::ptrdiff_t, D x) __attribute__((always_inline)) { return body(x); },
-                Column<C>{in[0], minus_infinity});
-        }
+                                                  const Body& body) {
+        Form::map(
+            n, out, [&](std::ptrdiff_t, D x) __attribute__((always_inline)) { return body(x); },
+            Column<C>{in[0], minus_infinity});
     }
 
     [[gnu::always_inline]] static inline D peak(std::ptrdiff_t n, const C* const* in) {
@@ -275,22 +254,26 @@ struct Logits {
     }
 };
 
-template <class Isa, class C, bool masked>
+// g softmax(x): with one g a row it is the gradient of logsumexp.
+template <class Isa, class C>
 struct Softmax {
     using D = Vec<Isa, double>;
     using E = Exponentials<Isa, C>;
     using Sum = typename E::Number;
-    static constexpr int inputs = masked ? 2 : 1;
+    static constexpr int inputs = 1;
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
-    static constexpr bool float_lanes = sizeof(C) == 4 && !masked;
-    static constexpr bool keeps = sizeof(C) == 8 && !masked;
+    static constexpr bool float_lanes = sizeof(C) == 4;
+    static constexpr bool keeps = sizeof(C) == 8;
     static constexpr bool float_emits = true;
     static constexpr bool has_holes = false;
 
+    const RowShape& shape;
+    const RowOperand* gradient;  // nullptr: 1
+
     struct Row {
         D peak;
-        Sum inverse;
+        Sum inverse;  // g / S
         D factor;
         Mask<Isa, double> float_emit;
     };
@@ -303,14 +286,14 @@ struct Softmax {
     }
     template <class Form>
     D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
-        return Logits<Isa, C, masked, Form>::peak(n, in);
+        return Logits<Isa, C, Form>::peak(n, in);
     }
     template <class Form>
     Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in,
             const Row& row) const {
         D top = row.peak;
         Lanes<Form, Sum> sums(E::zero());
-        Logits<Isa, C, masked, Form>::each(
+        Logits<Isa, C, Form>::each(
             n, in, [&](int slot, std::ptrdiff_t, D x) __attribute__((always_inline)) {
                 sums.lane[slot] = plus(sums.lane[slot], E::exp_difference(x, top));
             });
@@ -344,7 +327,7 @@ struct Softmax {
             Column<C>{hi, 0}, Column<C>{lo, 0});
     }
     template <class Form>
-    void finish(Form, std::ptrdiff_t, std::ptrdiff_t, Sum sum, Row& row) const {
+    void finish(Form, std::ptrdiff_t first, std::ptrdiff_t n, Sum sum, Row& row) const {
         D nan = D::splat(__builtin_nan(""));
         Mask<Isa, double> regular = is_finite(row.peak);
         row.inverse = E::reciprocal(sum);
@@ -356,17 +339,23 @@ struct Softmax {
         } else {
             row.inverse = select(regular, row.inverse, nan);
         }
+        if (gradient != nullptr)
+            row.inverse = E::product(row.inverse, E::of(gradients<Form>(first, n)));
     }
     Mask<Isa, double> accepts(const FloatSum<Isa>& sum, const Row&) const {
         return in_float_range(sum);
     }
     template <class Form>
-    void finish_float(Form, std::ptrdiff_t, std::ptrdiff_t, const FloatSum<Isa>& sum,
+    void finish_float(Form, std::ptrdiff_t first, std::ptrdiff_t n, const FloatSum<Isa>& sum,
                       Mask<Isa, double>, Row& row) const {
         row.peak = D::zero();
         row.factor = D::splat(1) / sum.sum;
+        if (gradient != nullptr) row.factor = row.factor * gradients<Form>(first, n);
         if constexpr (sizeof(C) == 4) row.inverse = row.factor;
         row.float_emit = is_normal_float(exp_fast(sum.smallest) * row.factor);
+        if (gradient != nullptr)
+            row.float_emit =
+                row.float_emit & is_normal_float(exp_fast(sum.largest) * row.factor);
     }
     void patch(std::ptrdiff_t, std::ptrdiff_t, C*, std::ptrdiff_t, int, const Row&) const {}
     template <class Form>
@@ -374,22 +363,33 @@ struct Softmax {
               const Row& row) const {
         D top = row.peak;
         Sum inverse = row.inverse;
-        Logits<Isa, C, masked, Form>::map(n, out, in, 0, [&](D x) __attribute__((always_inline)) {
+        Logits<Isa, C, Form>::map(n, out, in, [&](D x) __attribute__((always_inline)) {
             return E::rounded_product(E::exp_difference(x, top), inverse);
         });
     }
+
+  private:
+    template <class Form>
+    D gradients(std::ptrdiff_t first, std::ptrdiff_t n) const {
+        double g[D::size];
+        for (int j = 0; j < D::size; ++j) {
+            std::ptrdiff_t lane = Form::rows == 1 ? 0 : smaller<Isa, std::ptrdiff_t>(j, n - 1);
+            g[j] = read_row_value<Isa, C>(shape, *gradient, first + lane);
+        }
+        return loadu<Isa>(g);
+    }
 };
 
-template <class Isa, class C, bool masked>
+template <class Isa, class C>
 struct LogSoftmax {
     using D = Vec<Isa, double>;
     using E = Exponentials<Isa, C>;
     using Number = typename E::Number;
     using Sum = SumBesideTop<Isa, C>;
-    static constexpr int inputs = masked ? 2 : 1;
+    static constexpr int inputs = 1;
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
-    static constexpr bool float_lanes = sizeof(C) == 4 && !masked;
+    static constexpr bool float_lanes = sizeof(C) == 4;
     static constexpr bool keeps = false;
     static constexpr bool float_emits = false;
     static constexpr bool has_holes = false;
@@ -405,12 +405,12 @@ struct LogSoftmax {
     }
     template <class Form>
     D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
-        return Logits<Isa, C, masked, Form>::peak(n, in);
+        return Logits<Isa, C, Form>::peak(n, in);
     }
     template <class Form>
     Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in,
             const Row& row) const {
-        return Logits<Isa, C, masked, Form>::sum_beside_top(n, in, row.peak);
+        return Logits<Isa, C, Form>::sum_beside_top(n, in, row.peak);
     }
     template <class Form>
     void finish(Form, std::ptrdiff_t, std::ptrdiff_t, Sum sum, Row& row) const {
@@ -435,10 +435,9 @@ struct LogSoftmax {
               const Row& row) const {
         D top = row.peak;
         Number log_sum = row.log_sum;
-        Logits<Isa, C, masked, Form>::map(
-            n, out, in, minus_infinity, [&](D x) __attribute__((always_inline)) {
-                return E::log_probability(x, top, log_sum);
-            });
+        Logits<Isa, C, Form>::map(n, out, in, [&](D x) __attribute__((always_inline)) {
+            return E::log_probability(x, top, log_sum);
+        });
     }
 };
 
@@ -537,25 +536,22 @@ struct LogSoftmaxBackward {
     }
 };
 
-template <class Isa, class C, template <class, class, bool> class Op>
-void probabilities(const RowShape& shape, const RowOperand& y, const RowOperand& x,
-                   const RowOperand* mask) {
-    if (mask == nullptr) {
-        RowDriver<Isa, C, Op<Isa, C, false>>{shape, {}, &y, {&x}}.run();
-    } else {
-        RowDriver<Isa, C, Op<Isa, C, true>>{shape, {}, &y, {&x, mask}}.run();
-    }
-}
-
 template <class Isa, class C>
 void softmax(const RowShape& shape, const RowOperand& y, const RowOperand& x,
              const RowOperand* mask) {
-    probabilities<Isa, C, Softmax>(shape, y, x, mask);
+    using Op = Softmax<Isa, C>;
+    RowDriver<Isa, C, Op>{shape, {shape, nullptr}, &y, {&x}, 0, shape.rows, mask, 0}.run();
+}
+template <class Isa, class C>
+void logsumexp_backward(const RowShape& shape, const RowOperand& grad_x, const RowOperand& grad_y,
+                        const RowOperand& x) {
+    RowDriver<Isa, C, Softmax<Isa, C>>{shape, {shape, &grad_y}, &grad_x, {&x}}.run();
 }
 template <class Isa, class C>
 void log_softmax(const RowShape& shape, const RowOperand& y, const RowOperand& x,
                  const RowOperand* mask) {
-    probabilities<Isa, C, LogSoftmax>(shape, y, x, mask);
+    using Op = LogSoftmax<Isa, C>;
+    RowDriver<Isa, C, Op>{shape, {}, &y, {&x}, 0, shape.rows, mask, minus_infinity}.run();
 }
 template <class Isa, class C>
 void softmax_backward(const RowShape& shape, const RowOperand& grad_x, const RowOperand& grad_y,

@@ -46,7 +46,7 @@ struct LossSlab {
     std::ptrdiff_t first;
 };
 
-template <class Isa, class C>
+template <class Isa>
 struct LossWriter {
     const RowShape& shape;
     const RowOperand& losses;
@@ -58,7 +58,7 @@ struct LossWriter {
         for (int j = 0; j < n; ++j) {
             if (wanted[j] == 0) continue;
             if (slab.hi == nullptr) {
-                write_row_value<Isa>(shape, losses, row + j, static_cast<C>(rounded[j]));
+                write_row_value<Isa>(shape, losses, row + j, rounded[j]);
             } else {
                 slab.hi[row + j - slab.first] = loss.hi[j];
                 slab.lo[row + j - slab.first] = loss.lo[j];
@@ -114,7 +114,7 @@ struct IndexLabels {
     const CrossEntropyArguments& arguments;
     const RowOperand& x;
     Pair<Isa> gradient_scale;  // of every row, before its class weight
-    LossWriter<Isa, C> writer;
+    LossWriter<Isa> writer;
 
     struct Row {
         D peak;
@@ -138,11 +138,8 @@ struct IndexLabels {
             std::ptrdiff_t row = first + j;
             std::int64_t k = arguments.indices[row];
             if (k == arguments.ignore_index) continue;
-            const RowShape& shape = *arguments.shape;
-            C value;
-            gather_line<Isa>(&value, shape, x, x.data + row_offset<Isa>(shape, x, row), k, 1);
             label[j] = static_cast<double>(k);
-            logit[j] = value;
+            logit[j] = read_element<Isa, C>(*arguments.shape, x, row, k);
             weight[j] = arguments.weight == nullptr
                             ? 1
                             : static_cast<double>(static_cast<const C*>(arguments.weight)[k]);
@@ -158,7 +155,7 @@ struct IndexLabels {
     }
     template <class Form>
     D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
-        return Logits<Isa, C, false, Form>::peak(n, in);
+        return Logits<Isa, C, Form>::peak(n, in);
     }
     template <class Form>
     Sum sum(Form, std::ptrdiff_t first_column, std::ptrdiff_t n, const C* const* in,
@@ -300,14 +297,16 @@ template <int by, class Isa>
     return {rotate<by>(a.exponentials), rotate<by>(a.weights), rotate<by>(a.distances)};
 }
 
-// Class weights: operand 1 is y (or absent: y is 1 at the index), the last one w if `weighted`.
-template <class Isa, class C, bool indexed, bool weighted>
+// Class weights, in float64's way for every type. Operand 1 is w; operand 2 is y, or absent (`indexed`): then y
+// is 1 at the index.
+template <class Isa, bool indexed>
 struct WeightLabels {
+    using C = double;
     using D = Vec<Isa, double>;
     using P = Pair<Isa>;
     using E = Exponentials<Isa, double>;
     using Sum = WeightedSum<Isa>;
-    static constexpr int inputs = 1 + (indexed ? 0 : 1) + (weighted ? 1 : 0);
+    static constexpr int inputs = indexed ? 2 : 3;
     static constexpr bool has_peak = true;
     static constexpr bool emits = true;
     static constexpr bool float_lanes = false;
@@ -317,7 +316,7 @@ struct WeightLabels {
     P label_share;   // 1 - s
     P common_share;  // s / C
     P gradient_scale;
-    LossWriter<Isa, C> writer;
+    LossWriter<Isa> writer;
 
     struct Row {
         D peak;
@@ -346,7 +345,7 @@ struct WeightLabels {
     }
     template <class Form>
     D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {
-        return Logits<Isa, C, false, Form>::peak(n, in);
+        return Logits<Isa, C, Form>::peak(n, in);
     }
 
     // body(slot, column, x, v)
@@ -355,40 +354,21 @@ struct WeightLabels {
                                             const C* const* in, const Row& row,
                                             const Body& body) const {
         D label = row.label - D::splat(static_cast<double>(first_column));
-        Column<C> logits = {in[0], minus_infinity};
-        if constexpr (indexed && weighted) {
+        Column<C> logits = {in[0], minus_infinity}, weights = {in[1], 0};
+        if constexpr (indexed) {
             Form::each(
                 n,
                 [&](int slot, std::ptrdiff_t column, D x, D w) __attribute__((always_inline)) {
                     body(slot, x, weight_of(is_label<Form>(column, label), w));
                 },
-                logits, Column<C>{in[1], 0});
-        } else if constexpr (indexed) {
-            // Beyond the end the weight must be 0, which no operand says here.
-            D end = D::splat(static_cast<double>(n));
-            Form::each(
-                n,
-                [&](int slot, std::ptrdiff_t column, D x) __attribute__((always_inline)) {
-                    D w = select(Form::columns(column) < end, D::splat(1), D::zero());
-                    body(slot, x, weight_of(is_label<Form>(column, label), w));
-                },
-                logits);
-        } else if constexpr (weighted) {
-            Form::each(
-                n,
-                [&](int slot, std::ptrdiff_t, D x, D y, D w) __attribute__((always_inline)) {
-                    body(slot, x, weight_of(y, w));
-                },
-                logits, Column<C>{in[1], 0}, Column<C>{in[2], 0});
+                logits, weights);
         } else {
-            D end = D::splat(static_cast<double>(n));
             Form::each(
                 n,
-                [&](int slot, std::ptrdiff_t column, D x, D y) __attribute__((always_inline)) {
-                    D w = select(Form::columns(column) < end, D::splat(1), D::zero());
+                [&](int slot, std::ptrdiff_t, D x, D w, D y) __attribute__((always_inline)) {
                     body(slot, x, weight_of(y, w));
                 },
-                logits, Column<C>{in[1], 0});
+                logits, weights, Column<C>{in[2], 0});
         }
     }
 
@@ -438,36 +418,21 @@ struct WeightLabels {
     void emit(Form, std::ptrdiff_t first_column, std::ptrdiff_t n, C* out, const C* const* in,
               const Row& row) const {
         D label = row.label - D::splat(static_cast<double>(first_column));
-        Column<C> logits = {in[0], minus_infinity};
-        if constexpr (indexed && weighted) {
+        Column<C> logits = {in[0], minus_infinity}, weights = {in[1], 0};
+        if constexpr (indexed) {
             Form::map(
                 n, out,
                 [&](std::ptrdiff_t column, D x, D w) __attribute__((always_inline)) {
                     return gradient(row, x, weight_of(is_label<Form>(column, label), w));
                 },
-                logits, Column<C>{in[1], 0});
-        } else if constexpr (indexed) {
-            Form::map(
-                n, out,
-                [&](std::ptrdiff_t column, D x) __attribute__((always_inline)) {
-                    return gradient(row, x,
-                                    weight_of(is_label<Form>(column, label), D::splat(1)));
-                },
-                logits);
-        } else if constexpr (weighted) {
-            Form::map(
-                n, out,
-                [&](std::ptrdiff_t, D x, D y, D w) __attribute__((always_inline)) {
-                    return gradient(row, x, weight_of(y, w));
-                },
-                logits, Column<C>{in[1], 0}, Column<C>{in[2], 0});
+                logits, weights);
         } else {
             Form::map(
                 n, out,
-                [&](std::ptrdiff_t, D x, D y) __attribute__((always_inline)) {
-                    return gradient(row, x, weight_of(y, D::splat(1)));
+                [&](std::ptrdiff_t, D x, D w, D y) __attribute__((always_inline)) {
+                    return gradient(row, x, weight_of(y, w));
                 },
-                logits, Column<C>{in[1], 0});
+                logits, weights, Column<C>{in[2], 0});
         }
     }
 
@@ -524,7 +489,7 @@ struct CrossEntropy {
     }
 
     void run_rows(P gradient_scale, LossSlab slab, std::ptrdiff_t first, std::ptrdiff_t count) const {
-        LossWriter<Isa, C> writer = {*a.shape, a.losses, slab};
+        LossWriter<Isa> writer = {*a.shape, a.losses, slab};
         if (a.indices != nullptr && a.smoothing == 0) {
             IndexLabels<Isa, C> op = {a, a.x, gradient_scale, writer};
             RowDriver<Isa, C, IndexLabels<Isa, C>>{*a.shape, op, a.grad, {&a.x}, first, count}.run();
@@ -533,19 +498,22 @@ struct CrossEntropy {
         P share = two_sum(D::splat(1), D::splat(-a.smoothing));
         P common = div(splat<Isa>(a.smoothing, 0),
                        splat<Isa>(static_cast<double>(a.shape->cols), 0));
-        auto with = [&]<bool indexed, bool weighted, class... In>(const In*... in) {
-            using Op = WeightLabels<Isa, C, indexed, weighted>;
+        char one = 1;
+        RowOperand ones = {};
+        ones.data = &one;
+        ones.type = Element::boolean;
+        const RowOperand* weights = a.weight == nullptr ? &ones : a.weight_rows;
+        auto with = [&]<bool indexed>(auto... labels) {
+            using Op = WeightLabels<Isa, indexed>;
             Op op = {a, share, common, gradient_scale, writer};
-            RowDriver<Isa, C, Op>{*a.shape, op, a.grad, {&a.x, in...}, first, count}.run();
+            RowDriver<Isa, double, Op>{
+                *a.shape, op, a.grad, {&a.x, weights, labels...}, first, count}
+                .run();
         };
-        if (a.indices != nullptr && a.weight != nullptr) {
-            with.template operator()<true, true>(a.weight_rows);
-        } else if (a.indices != nullptr) {
-            with.template operator()<true, false>();
-        } else if (a.weight != nullptr) {
-            with.template operator()<false, true>(a.labels, a.weight_rows);
+        if (a.indices != nullptr) {
+            with.template operator()<true>();
         } else {
-            with.template operator()<false, false>(a.labels);
+            with.template operator()<false>(a.labels);
         }
     }
 
@@ -558,10 +526,13 @@ struct CrossEntropy {
         P divisor = a.reduction == Reduction::mean ? denominator() : splat<Isa>(1, 0);
         P scale = div(splat<Isa>(1, 0), divisor);
         P total = splat<Isa>(0, 0);
+        // A few rows need no memory from elsewhere.
+        constexpr std::ptrdiff_t few = 256;
+        double near[2 * few];
         std::ptrdiff_t held = smaller<Isa>(rows, slab_rows);
-        SharedBlock<Isa> block(2 * sizeof(double) * static_cast<std::size_t>(larger<Isa, std::ptrdiff_t>(held, 1)));
+        SharedBlock<Isa> block(held <= few ? 0 : 2 * sizeof(double) * static_cast<std::size_t>(held));
         LossSlab slab;
-        slab.hi = static_cast<double*>(block.data);
+        slab.hi = held <= few ? near : static_cast<double*>(block.data);
         slab.lo = slab.hi + held;
         for (slab.first = 0; slab.first < rows; slab.first += slab_rows) {
             std::ptrdiff_t count = smaller<Isa>(slab_rows, rows - slab.first);
@@ -570,14 +541,19 @@ struct CrossEntropy {
                 total = plus(total, sum_of(slab.hi + b, slab.lo + b,
                                            smaller<Isa>(sum_block, count - b)));
         }
+        C loss = reduced(total, divisor);
+        write_elements<Isa>(a.losses.data, a.losses.type, &loss, 0, 1);
+    }
+
+    // The sum of all losses as the result, rounded once.
+    C reduced(P total, P divisor) const {
         total = normalized(total);
         if (a.reduction == Reduction::mean) {
             P mean = div(total, divisor);
             total = {select(is_finite(total.hi), mean.hi, total.hi / divisor.hi),
                      select(is_finite(total.hi), mean.lo, D::zero())};
         }
-        C loss = static_cast<C>((total.hi + total.lo)[0]);
-        write_elements<Isa>(a.losses.data, a.losses.type, &loss, 0, 1);
+        return static_cast<C>((total.hi + total.lo)[0]);
     }
 
     // An infinite sum has NaN as its error.

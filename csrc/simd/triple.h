@@ -137,7 +137,7 @@ template <class Isa>
 // expm1(r) / r for a reduced r. Horner's rule on Taylor's series starts in double, goes on in double
 // length where r^i / i! < 2^-57 and in triple length for the last terms.
 template <class Isa>
-inline Triple<Isa> expm1_over_r(Triple<Isa> r) {
+[[gnu::noinline]] Triple<Isa> expm1_over_r(Triple<Isa> r) {
     using D = Vec<Isa, double>;
     constexpr int terms = sizeof(triple_factorial) / sizeof(double);
     constexpr int pair_terms = sizeof(triple_factorial_mid) / sizeof(double);

@@ -22,6 +22,7 @@ from stableops._conv2d import (
     conv2d_backward,
     conv_transpose2d,
     conv_transpose2d_backward,
+    pack_conv2d_weight,
 )
 from stableops._core import version as __version__
 from stableops._dropout import dropout, dropout_backward
@@ -40,7 +41,8 @@ from stableops._elementwise import (
     softplus_backward,
 )
 from stableops._interpolate import interpolate, interpolate_backward
-from stableops._linear import linear, linear_backward
+from stableops._linear import linear, linear_backward, pack_linear_weight
+from stableops._linear_cross_entropy import linear_cross_entropy
 from stableops._logsumexp import logsumexp, logsumexp_backward
 from stableops._nms import batched_nms, nms
 from stableops._norm import (
@@ -106,6 +108,7 @@ __all__ = [
     "linear_backward",
     "local_response_norm",
     "local_response_norm_backward",
+    "linear_cross_entropy",
     "log_sigmoid",
     "log_sigmoid_backward",
     "log_softmax",
@@ -120,6 +123,8 @@ __all__ = [
     "pixel_unshuffle",
     "prelu",
     "prelu_backward",
+    "pack_conv2d_weight",
+    "pack_linear_weight",
     "relu",
     "relu_backward",
     "set_num_threads",

@@ -1,4 +1,4 @@
-"""2-D convolution, transposed convolution, and their gradients."""
+"""2-D convolution and its gradients."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -7,7 +7,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from stableops import _core
 
-__all__ = ["conv2d", "conv2d_backward", "conv_transpose2d", "conv_transpose2d_backward"]
+__all__ = [
+    "conv2d",
+    "conv2d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
+    "pack_conv2d_weight",
+]
 
 Pair = int | tuple[int, int]
 Padding = Pair | tuple[tuple[int, int], tuple[int, int]] | Literal["valid", "same"]
@@ -15,7 +21,7 @@ Padding = Pair | tuple[tuple[int, int], tuple[int, int]] | Literal["valid", "sam
 
 def conv2d(
     input: ArrayLike,
-    weight: ArrayLike,
+    weight: ArrayLike | _core.PackedWeight,
     bias: ArrayLike | None = None,
     stride: Pair = 1,
     padding: Padding = 0,
@@ -34,8 +40,8 @@ def conv2d(
     input : array_like
         Images (N, C, H, W), or one image (C, H, W). Any strides; if channels vary fastest in memory
         (channels-last), they do in the result.
-    weight : array_like
-        Filters (K, C / groups, R, S).
+    weight : array_like or packed weight
+        Filters (K, C / groups, R, S), or what :func:`pack_conv2d_weight` made of them.
     bias : array_like, optional
         One number a filter, (K,).
     stride : int or pair of int
@@ -61,7 +67,8 @@ def conv2d(
     Raises
     ------
     TypeError
-        If an array has a dtype that is not allowed, or a setting is no int.
+        If an array has a dtype that is not allowed, or a setting is no int; if a packed weight is
+        not of the inputs' common dtype.
     ValueError
         If shapes do not fit each other, `groups`, or `out`; if the kernel is larger than the padded
         image; if a setting is out of range.
@@ -155,6 +162,50 @@ def conv2d_backward(
     return _core.conv2d_backward(
         grad_output, input, weight, stride, padding, dilation, groups, output_mask
     )
+
+
+def pack_conv2d_weight(weight: ArrayLike, groups: int = 1) -> _core.PackedWeight:
+    """The weight of a convolution in the order in which :func:`conv2d` reads it.
+
+    For weights that are used again and again: `conv2d` then packs nothing, which saves up to a
+    quarter of the time where images are small and filters many.
+
+    Parameters
+    ----------
+    weight : array_like
+        Filters (K, C / groups, R, S), which are copied.
+    groups : int
+        As will be given to :func:`conv2d`.
+
+    Returns
+    -------
+    packed weight
+        An object that never changes, for `conv2d`'s `weight`; with the attributes `shape`, `dtype`,
+        `groups` and `nbytes`. It is the same at every SIMD level, and can be pickled.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not allowed.
+    ValueError
+        If the shape is not allowed, or K is no multiple of `groups`.
+
+    Notes
+    -----
+    The results are those of the call with the array, to the last bit. float16 and bfloat16 are kept
+    in float32, and K is rounded up to a multiple of 32 (16 for float64) in every group.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stableops
+    >>> packed = stableops.pack_conv2d_weight(np.ones((16, 3, 5, 5), np.float32))
+    >>> packed
+    <packed weight of shape (16, 3, 5, 5), groups 1, float32>
+    >>> stableops.conv2d(np.ones((1, 3, 8, 8), np.float32), packed)[0, 0, 0]
+    array([75., 75., 75., 75.], dtype=float32)
+    """
+    return _core.pack_conv2d_weight(weight, groups)
 
 
 def conv_transpose2d(

@@ -173,9 +173,25 @@ def softmax_cross_entropy(
     return_grad: bool,
     /,
 ) -> Any: ...
+
+class PackedWeight:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def __getstate__(self) -> tuple[Any, ...]: ...
+    def __setstate__(self, state: tuple[Any, ...], /) -> None: ...
+
+def pack_conv2d_weight(weight: ArrayLike, groups: int, /) -> PackedWeight: ...
+def pack_linear_weight(weight: ArrayLike, /) -> PackedWeight: ...
 def conv2d(
     input: ArrayLike,
-    weight: ArrayLike,
+    weight: ArrayLike | PackedWeight,
     bias: ArrayLike | None,
     stride: object,
     padding: object,
@@ -219,9 +235,24 @@ def conv_transpose2d_backward(
     /,
 ) -> tuple[Any, Any, Any]: ...
 def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, /) -> Any: ...
+def linear(
+    input: ArrayLike, weight: ArrayLike | PackedWeight, bias: ArrayLike | None, /
+) -> Any: ...
 def linear_backward(
     grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, output_mask: object, /
 ) -> tuple[Any, Any, Any]: ...
+def linear_cross_entropy(
+    input: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+    return_grad: bool,
+    output_mask: object,
+    /,
+) -> Any: ...
 def nms(
     boxes: ArrayLike,
     scores: ArrayLike,

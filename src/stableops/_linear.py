@@ -7,18 +7,20 @@ from numpy.typing import ArrayLike
 
 from stableops import _core
 
-__all__ = ["linear", "linear_backward"]
+__all__ = ["linear", "linear_backward", "pack_linear_weight"]
 
 
-def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Any:
+def linear(
+    input: ArrayLike, weight: ArrayLike | _core.PackedWeight, bias: ArrayLike | None = None
+) -> Any:
     """Linear layer, ``input @ weight.T + bias``.
 
     Parameters
     ----------
     input : array_like
         (..., in_features), any number of leading axes.
-    weight : array_like
-        (out_features, in_features).
+    weight : array_like or packed weight
+        (out_features, in_features), or what :func:`pack_linear_weight` made of it.
     bias : array_like, optional
         (out_features,).
 
@@ -31,7 +33,8 @@ def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -
     Raises
     ------
     TypeError
-        If an array has a dtype that is not allowed.
+        If an array has a dtype that is not allowed; if a packed weight is not of the inputs' common
+        dtype.
     ValueError
         If the shapes do not fit each other.
 
@@ -102,3 +105,44 @@ def linear_backward(
     array([1., 1.])
     """
     return _core.linear_backward(grad_output, input, weight, output_mask)
+
+
+def pack_linear_weight(weight: ArrayLike) -> _core.PackedWeight:
+    """The weight of a linear layer in the order in which :func:`linear` reads it.
+
+    For weights that are used again and again, with few rows at a time.
+
+    Parameters
+    ----------
+    weight : array_like
+        (out_features, in_features), which is copied.
+
+    Returns
+    -------
+    packed weight
+        An object that never changes, for `linear`'s `weight`; with the attributes `shape`, `dtype`
+        and `nbytes`. It is the same at every SIMD level, and can be pickled.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not allowed.
+    ValueError
+        If `weight` has not two axes.
+
+    Notes
+    -----
+    The results are those of the call with the array, to the last bit. float16 and bfloat16 are kept
+    in float32, and out_features are rounded up to a multiple of 32 (16 for float64).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stableops
+    >>> packed = stableops.pack_linear_weight(np.ones((2, 3)))
+    >>> packed
+    <packed weight of shape (2, 3), float64>
+    >>> stableops.linear([1.0, 2.0, 3.0], packed)
+    array([6., 6.])
+    """
+    return _core.pack_linear_weight(weight)
