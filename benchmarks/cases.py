@@ -20,8 +20,10 @@ FAMILIES = {
     "conv": "bench_conv2d",
     "linear": "bench_linear",
     "pooling": "bench_pool2d",
+    "norm": "bench_norm",
     "nms": "bench_nms",
     "overhead": "bench_overhead",
+    "networks": "bench_networks",
 }
 
 NCHW = "NCHW"

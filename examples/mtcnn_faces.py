@@ -13,10 +13,7 @@ nms, box_convert, and adaptive_avg_pool2d, which resizes images by averaging are
 from __future__ import annotations
 
 import argparse
-import pickle
-import struct
 import time
-from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,63 +23,14 @@ import numpy as np
 
 import stableops as F
 from stableops._png import write_png
+from stableops.nn import load_weights
 
 MIN_FACE = 20
 PYRAMID_FACTOR = 0.709
 THRESHOLDS = (0.6, 0.7, 0.7)
 
 
-# Weights. In a file of torch.save before its zip format, three pickles of no interest come first,
-# then the tensors without their numbers, the names of the storages, and each storage's length and
-# numbers.
-
-
-class Weights(pickle.Unpickler):
-    """Rebuilds tensors as arrays, and refuses to call anything else that a pickle may name."""
-
-    def __init__(self, file):
-        super().__init__(file)
-        self.storages = {}
-
-    def find_class(self, module, name):
-        allowed = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: arguments[:4],
-            ("torch", "FloatStorage"): np.float32,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
-        return allowed[module, name]
-
-    def persistent_load(self, pid):
-        _kind, dtype, key, _location, count, _view = pid
-        return self.storages.setdefault(key, np.empty(count, dtype))
-
-
-def load_weights(path):
-    with Path(path).open("rb") as file:
-        for _ in ("magic number", "protocol", "sizes of C types"):
-            Weights(file).load()
-        reader = Weights(file)
-        tensors = reader.load()
-        for key in Weights(file).load():
-            storage = reader.storages[key]
-            (count,) = struct.unpack("<q", file.read(8))
-            storage[:] = np.frombuffer(file.read(4 * count), "<f4")
-    return {
-        name: np.lib.stride_tricks.as_strided(
-            storage[offset:], shape, [4 * stride for stride in strides]
-        ).copy()
-        for name, (storage, offset, shape, strides) in tensors.items()
-    }
-
-
 # The networks
-
-
-def prelu(x, slope):
-    slope = slope.reshape(-1, *[1] * (x.ndim - 2))
-    return np.where(x > 0, x, slope * x)
 
 
 @dataclass
@@ -98,7 +46,7 @@ class Network:
         w = self.weights
         for i, window in enumerate(self.pools, start=1):
             x = F.conv2d(x, w[f"conv{i}.weight"], w[f"conv{i}.bias"])
-            x = prelu(x, w[f"prelu{i}.weight"])
+            x = F.prelu(x, w[f"prelu{i}.weight"])
             if window:
                 x = F.max_pool2d(x, window, 2, ceil_mode=True)
         layer = F.conv2d
@@ -106,7 +54,7 @@ class Network:
             layer = F.linear
             x = x.transpose(0, 3, 2, 1).reshape(len(x), -1)
             x = layer(x, w[f"dense{self.dense}.weight"], w[f"dense{self.dense}.bias"])
-            x = prelu(x, w[f"prelu{self.dense}.weight"])
+            x = F.prelu(x, w[f"prelu{self.dense}.weight"])
         outputs = [layer(x, w[f"{head}.weight"], w[f"{head}.bias"]) for head in self.heads]
         return F.softmax(outputs[0], 1)[:, 1], *outputs[1:]
 

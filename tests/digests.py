@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 import stableops as so
+from stableops import models, nn
 
 CASES = {}
 
@@ -231,8 +232,132 @@ def weighted_boxes_fusion(rng):
 
 
 @case
+def training_steps(rng):
+    """Two steps of a small network of each family, in training and evaluation mode."""
+    images, labels = rng.random((6, 1, 28, 28), np.float32), np.arange(6)
+    arrays = []
+    for name in (
+        "lenet5",
+        "small_vgg",
+        "small_nin",
+        "small_inception",
+        "small_resnet",
+        "small_densenet",
+    ):
+        net = models.NETWORKS[name][0](rng=np.random.Generator(np.random.Philox(0)))
+        optimizer = nn.Adam(net, 1e-3) if name == "small_nin" else nn.SGD(net, 0.05, 0.9)
+        for _ in range(2):
+            nn.train_step(net, images, labels, optimizer, nn.CrossEntropyLoss())
+        arrays += [*net.state_dict().values(), net.eval()(images), net.compile()(images)]
+    return arrays
+
+
+@case
+def alexnet_and_its_head(rng):
+    """Local response normalisation, auxiliary heads, dropout, and the layers of 1998."""
+    net = nn.Sequential(
+        conv=nn.Conv2d(3, 8, 7, stride=2),
+        norm=nn.LocalResponseNorm(5),
+        relu=nn.ReLU(),
+        aux=nn.AuxiliaryHead(flatten=nn.Flatten(), fc=nn.Linear(8 * 13 * 13, 4)),
+        pool=nn.MaxPool2d(3, stride=2),
+        flatten=nn.Flatten(),
+        dropout=nn.Dropout(0.5),
+        fc=nn.Linear(8 * 6 * 6, 4),
+    ).initialize(np.random.Generator(np.random.Philox(0)))
+    images, labels = rng.random((4, 3, 32, 32), np.float32), np.arange(4)
+    old = models.lenet5_1998(rng=np.random.Generator(np.random.Philox(0)))
+    for network, pictures in ((net, images), (old, images[:, :1])):
+        optimizer = nn.SGD(network, 1e-3, 0.9)
+        for _ in range(2):
+            nn.train_step(network, pictures, labels, optimizer, nn.CrossEntropyLoss())
+    return [*net.state_dict().values(), *old.state_dict().values()]
+
+
+@case
 def nms_in_batches(rng):
     return [so.nms(*crowd(rng, 120_000), 0.5)]
+
+
+def last(x):
+    """The same array with channels fastest in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
+
+
+@case
+def normalisation(rng):
+    results = []
+    for dtype in DTYPES:
+        x, g = (rng.standard_normal((2, 3, 24, 70, 71)) + 5).astype(dtype)
+        w, b = rng.standard_normal((2, 24)).astype(dtype)
+        for x in (x, last(x)):
+            batch = so.batch_norm(x, None, None, w, b, True, return_stats=True)
+            group = so.group_norm(x, 6, w, b, return_stats=True)
+            results += [*batch, *group, so.batch_norm(x, *batch[1:], w, b)]
+            results += so.batch_norm_backward(g, x, w, *batch[1:])
+            results += so.group_norm_backward(g, x, 6, w, *group[1:])
+    return results
+
+
+@case
+def layer_norm(rng):
+    results = []
+    for dtype in DTYPES:
+        x, g = rng.standard_normal((2, 500, 333)).astype(dtype)
+        w, b = rng.standard_normal((2, 333)).astype(dtype)
+        y, *stats = so.layer_norm(x, 333, w, b, return_stats=True)
+        results += [y, *stats, *so.layer_norm_backward(g, x, 333, w, *stats)]
+        results += so.batch_norm(x, training=True, return_stats=True)
+    return results
+
+
+@case
+def local_response_norm(rng):
+    results = []
+    for dtype in DTYPES:
+        x, g = (rng.standard_normal((2, 2, 20, 30, 31)) * 9).astype(dtype)
+        results += [
+            so.local_response_norm(x, 5, 0.1, 0.75, 2.0),
+            so.local_response_norm_backward(g, x, 5, 0.1, 0.75, 2.0),
+        ]
+    return results
+
+
+@case
+def rectifiers_and_dropout(rng):
+    results = []
+    for dtype in DTYPES:
+        x, g = rng.standard_normal((2, 5, 7, 90, 91)).astype(dtype)
+        w = rng.standard_normal(7).astype(dtype)
+        for x in (x, last(x)):
+            y, mask = so.dropout(x, 0.3, rng=1, return_mask=True)
+            results += [so.leaky_relu(x), so.leaky_relu_backward(g, x), so.prelu(x, w), y, mask]
+            results += [*so.prelu_backward(g, x, w), so.dropout_backward(g, mask, 0.3)]
+    return results
+
+
+@case
+def conv_transpose2d(rng):
+    x = rng.standard_normal((2, 40, 20, 21)).astype(np.float32)
+    w = rng.standard_normal((40, 30, 4, 3)).astype(np.float32)
+    settings = {"stride": 2, "padding": 1, "output_padding": (0, 1), "groups": 2, "dilation": 1}
+    y = so.conv_transpose2d(x, w, rng.standard_normal(60).astype(np.float32), **settings)
+    return [y, *so.conv_transpose2d_backward(y / 100, x, w, **settings)]
+
+
+@case
+def interpolate(rng):
+    results = []
+    for dtype in DTYPES:
+        x = rng.standard_normal((2, 9, 60, 61)).astype(dtype)
+        for x in (x, last(x)):
+            for mode in ("nearest", "bilinear"):
+                y = so.interpolate(x, (99, 150), mode=mode)
+                results += [y, so.interpolate_backward(y, x.shape, mode)]
+    return results
 
 
 def digest(arrays):

@@ -262,6 +262,17 @@ def test_compiled_network_gives_the_same(name):
     net.backward(np.ones_like(expected))
 
 
+def test_compiled_network_takes_other_weights():
+    first, second = (models.small_vgg(rng=philox(seed)) for seed in (0, 1))
+    x = philox(2).random((2, 1, 28, 28), np.float32)
+    compiled, other = first.compile(), second.compile()
+    expected = other(x)
+    assert not np.array_equal(compiled(x), expected)
+    compiled.load_state_dict(other.state_dict())
+    assert np.array_equal(compiled(x), expected)
+    assert np.abs(compiled.astype(np.float64)(x) - expected).max() < 1e-5
+
+
 # Optimisers
 
 

@@ -87,6 +87,43 @@ def adaptive_avg_pool2d(x, *, output_size):
     return node_call("GlobalAveragePool", x) if output_size == 1 else None
 
 
+def batch_norm_prediction(x, weight, bias, mean, var):
+    return node_call("BatchNormalization", x, weight, bias, mean, var)
+
+
+def layer_norm(x, weight, bias):
+    return node_call("LayerNormalization", x, weight, bias, axis=-1)
+
+
+def local_response_norm(x, *, size):
+    return node_call("LRN", x, size=size)
+
+
+def leaky_relu(x):
+    return node_call("LeakyRelu", x)
+
+
+def prelu(x, weight):
+    return node_call("PRelu", x, weight.reshape(-1, 1, 1))
+
+
+def interpolate(x, *, scale_factor, mode):
+    scales = np.array([1, 1, scale_factor, scale_factor], np.float32)
+    if mode == "nearest":
+        settings = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    else:
+        settings = {"coordinate_transformation_mode": "pytorch_half_pixel", "mode": "linear"}
+    return node_call("Resize", x, None, scales, **settings)
+
+
+def pixel_shuffle(x, *, factor):
+    return node_call("DepthToSpace", x, blocksize=factor, mode="CRD")
+
+
+def conv_transpose2d(x, weight, bias, *, stride, padding):
+    return node_call("ConvTranspose", x, weight, bias, strides=[stride] * 2, pads=[padding] * 4)
+
+
 def nms(boxes, scores, *, iou_threshold):
     inputs = [boxes[None], scores[None, None]]
     constants = [np.array([len(boxes)]), np.array([iou_threshold], np.float32)]
@@ -95,3 +132,12 @@ def nms(boxes, scores, *, iou_threshold):
         output_type=np.dtype(np.int64), output_rank=2, opset=11,
     )  # fmt: skip
     return session_call(model, *inputs), lambda selected: selected[:, 2]
+
+
+def predict(x, *, network):
+    from benchmarks.peers.onnx_network import to_onnx
+    from benchmarks.peers.with_stableops import network_of
+
+    if not x.flags.c_contiguous:
+        return None
+    return session_call(to_onnx(network_of(network), x.shape), x)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 import stableops as F
+from stableops import models, nn
 
 
 def load(threads: int) -> str:
@@ -119,6 +122,81 @@ def adaptive_avg_pool2d(x, *, output_size):
     return lambda: F.adaptive_avg_pool2d(x, output_size)
 
 
+def batch_norm_training(x, weight, bias):
+    return lambda: F.batch_norm(x, None, None, weight, bias, True)
+
+
+def batch_norm_prediction(x, weight, bias, mean, var):
+    return lambda: F.batch_norm(x, mean, var, weight, bias)
+
+
+def batch_norm_backward(grad_output, x, weight):
+    _, mean, rstd = F.batch_norm(x, training=True, return_stats=True)
+    return lambda: F.batch_norm_backward(grad_output, x, weight, mean, rstd)
+
+
+def group_norm(x, weight, bias, *, num_groups):
+    return lambda: F.group_norm(x, num_groups, weight, bias)
+
+
+def group_norm_backward(grad_output, x, weight, *, num_groups):
+    _, mean, rstd = F.group_norm(x, num_groups, return_stats=True)
+    return lambda: F.group_norm_backward(grad_output, x, num_groups, weight, mean, rstd)
+
+
+def layer_norm(x, weight, bias):
+    return lambda: F.layer_norm(x, x.shape[-1], weight, bias)
+
+
+def layer_norm_backward(grad_output, x, weight):
+    _, mean, rstd = F.layer_norm(x, x.shape[-1], return_stats=True)
+    return lambda: F.layer_norm_backward(grad_output, x, x.shape[-1], weight, mean, rstd)
+
+
+def local_response_norm(x, *, size):
+    return lambda: F.local_response_norm(x, size)
+
+
+def leaky_relu(x):
+    return lambda: F.leaky_relu(x)
+
+
+def leaky_relu_backward(grad_output, x):
+    return lambda: F.leaky_relu_backward(grad_output, x)
+
+
+def prelu(x, weight):
+    return lambda: F.prelu(x, weight)
+
+
+def prelu_backward(grad_output, x, weight):
+    return lambda: F.prelu_backward(grad_output, x, weight)
+
+
+def dropout(x, *, p):
+    rng = np.random.Generator(np.random.Philox(0))
+    # which elements are dropped differs from library to library
+    return (lambda: F.dropout(x, p, rng=rng)), lambda y: np.unique(y == 0)
+
+
+def interpolate(x, *, scale_factor, mode):
+    return lambda: F.interpolate(x, None, scale_factor, mode)
+
+
+def interpolate_backward(grad_output, *, scale_factor, mode):
+    height, width = (n // scale_factor for n in grad_output.shape[2:])
+    shape = (*grad_output.shape[:2], height, width)
+    return lambda: F.interpolate_backward(grad_output, shape, mode)
+
+
+def pixel_shuffle(x, *, factor):
+    return lambda: F.pixel_shuffle(x, factor)
+
+
+def conv_transpose2d(x, weight, bias, *, stride, padding):
+    return lambda: F.conv_transpose2d(x, weight, bias, stride, padding)
+
+
 def nms(boxes, scores, *, iou_threshold):
     return lambda: F.nms(boxes, scores, iou_threshold)
 
@@ -159,3 +237,19 @@ def box_iou_rotated(boxes1, boxes2):
 
 def nms_rotated(boxes, scores, *, iou_threshold):
     return lambda: F.nms_rotated(boxes, scores, iou_threshold)
+
+
+def network_of(name):
+    """The weights that all libraries have."""
+    return models.NETWORKS[name][0](rng=np.random.Generator(np.random.Philox(0)))
+
+
+def predict(x, *, network):
+    net = network_of(network).eval().compile()
+    return lambda: net(x)
+
+
+def training_step(x, labels, *, network):
+    net = network_of(network)
+    optimizer, criterion = nn.SGD(net, 1e-4, momentum=0.9), nn.CrossEntropyLoss()
+    return lambda: np.array([nn.train_step(net, x, labels, optimizer, criterion)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -180,6 +181,107 @@ def adaptive_avg_pool2d(x, *, output_size):
     return on_numpy(lambda t: F.adaptive_avg_pool2d(t, output_size), x)
 
 
+def batch_norm_training(x, weight, bias):
+    return on_numpy(lambda t, w, b: F.batch_norm(t, None, None, w, b, True), x, weight, bias)
+
+
+def batch_norm_prediction(x, weight, bias, mean, var):
+    return on_numpy(lambda t, w, b, m, v: F.batch_norm(t, m, v, w, b), x, weight, bias, mean, var)
+
+
+def batch_norm_backward(grad_output, x, weight):
+    t = torch.from_numpy(x)
+    _, mean, rstd = aten.native_batch_norm(t, None, None, None, None, True, 0.1, 1e-5)
+    return on_numpy(
+        lambda g, t, w: aten.native_batch_norm_backward(
+            g, t, w, None, None, mean, rstd, True, 1e-5, [True] * 3
+        ),
+        grad_output, x, weight,
+    )  # fmt: skip
+
+
+def group_norm(x, weight, bias, *, num_groups):
+    return on_numpy(lambda t, w, b: F.group_norm(t, num_groups, w, b), x, weight, bias)
+
+
+def group_norm_backward(grad_output, x, weight, *, num_groups):
+    n, c, h, w = x.shape
+    t = torch.from_numpy(x)
+    _, mean, rstd = aten.native_group_norm(t, None, None, n, c, h * w, num_groups, 1e-5)
+    return on_numpy(
+        lambda g, t, v: aten.native_group_norm_backward(
+            g, t, mean, rstd, v, n, c, h * w, num_groups, [True] * 3
+        ),
+        grad_output, x, weight,
+    )  # fmt: skip
+
+
+def layer_norm(x, weight, bias):
+    return on_numpy(lambda t, w, b: F.layer_norm(t, t.shape[-1:], w, b), x, weight, bias)
+
+
+def layer_norm_backward(grad_output, x, weight):
+    shape = [x.shape[-1]]
+    _, mean, rstd = aten.native_layer_norm(torch.from_numpy(x), shape, None, None, 1e-5)
+    bias = torch.zeros(shape)
+    return on_numpy(
+        lambda g, t, w: aten.native_layer_norm_backward(
+            g, t, shape, mean, rstd, w, bias, [True] * 3
+        ),
+        grad_output, x, weight,
+    )  # fmt: skip
+
+
+def local_response_norm(x, *, size):
+    return on_numpy(lambda t: F.local_response_norm(t, size), x)
+
+
+def leaky_relu(x):
+    return on_numpy(F.leaky_relu, x)
+
+
+def leaky_relu_backward(grad_output, x):
+    return on_numpy(lambda g, t: aten.leaky_relu_backward(g, t, 0.01, False), grad_output, x)
+
+
+def prelu(x, weight):
+    return on_numpy(F.prelu, x, weight)
+
+
+def prelu_backward(grad_output, x, weight):
+    # autograd's own way: the kernel gives each element's term, which is then summed
+    def backward(g, t, w):
+        wide = w.reshape(1, -1, 1, 1)
+        grad_input, terms = aten._prelu_kernel_backward(g, t, wide)
+        return grad_input, terms.sum((0, 2, 3))
+
+    return on_numpy(backward, grad_output, x, weight)
+
+
+def dropout(x, *, p):
+    return on_numpy(lambda t: F.dropout(t, p), x), lambda y: np.unique(y == 0)
+
+
+def interpolate(x, *, scale_factor, mode):
+    return on_numpy(lambda t: F.interpolate(t, None, scale_factor, mode), x)
+
+
+def interpolate_backward(grad_output, *, scale_factor, mode):
+    height, width = (n // scale_factor for n in grad_output.shape[2:])
+    out, shape = grad_output.shape[2:], [*grad_output.shape[:2], height, width]
+    if mode == "nearest":
+        return on_numpy(lambda g: aten.upsample_nearest2d_backward(g, out, shape), grad_output)
+    return on_numpy(lambda g: aten.upsample_bilinear2d_backward(g, out, shape, False), grad_output)
+
+
+def pixel_shuffle(x, *, factor):
+    return on_numpy(lambda t: F.pixel_shuffle(t, factor), x)
+
+
+def conv_transpose2d(x, weight, bias, *, stride, padding):
+    return on_numpy(lambda t, w, b: F.conv_transpose2d(t, w, b, stride, padding), x, weight, bias)
+
+
 # torchvision's formulas: its own module does not import where its compiled operators do not fit.
 
 
@@ -236,3 +338,31 @@ def complete_box_iou(boxes1, boxes2):
         return distance - v / (1 - iou + v + 1e-7) * v
 
     return on_numpy(call, boxes1, boxes2)
+
+
+def network_as_torch(name, x):
+    from benchmarks.peers.torch_network import to_torch
+    from benchmarks.peers.with_stableops import network_of
+
+    net = to_torch(network_of(name))
+    return net if x.flags.c_contiguous else net.to(memory_format=torch.channels_last)
+
+
+def predict(x, *, network):
+    net = network_as_torch(network, x).eval()
+    return on_numpy(net, x)
+
+
+def training_step(x, labels, *, network):
+    net = network_as_torch(network, x).train()
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9)
+
+    def call():
+        with torch.enable_grad():
+            loss = F.cross_entropy(net(torch.from_numpy(x)), torch.from_numpy(labels))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.detach().numpy().reshape(1)
+
+    return call

@@ -240,6 +240,31 @@ FloatArray running_array(const py::object& value, const char* name, std::ptrdiff
     return array;
 }
 
+// Whether NumPy would warn of overflow when it rounds these sums to dtype: infinity is their value there.
+bool overflows(const FloatArray& sums, Dtype dtype) {
+    if (dtype == Dtype::float64) return false;
+    const double largest = dtype == Dtype::float16 ? 65504 : 0x1.fep127;
+    for (std::ptrdiff_t i = 0; i < sums.size(); ++i) {
+        const double size = std::abs(sums.data<double>()[i]);
+        if (size > largest && !std::isinf(size)) return true;
+    }
+    return false;
+}
+
+// A float64 array of sums, rounded.
+py::object rounded(FloatArray sums, Dtype dtype) {
+    if (overflows(sums, dtype)) {
+        const py::object quiet =
+            py::module_::import("numpy").attr("errstate")(py::arg("over") = "ignore");
+        quiet.attr("__enter__")();
+        cast_to(sums, dtype);
+        quiet.attr("__exit__")(py::none(), py::none(), py::none());
+    } else {
+        cast_to(sums, dtype);
+    }
+    return sums.owner;
+}
+
 void update_running(const py::object& target, const FloatArray& running, const FloatArray& statistic,
                     double factor, double momentum) {
     FloatArray next = float64_array(1, running.shape());
@@ -247,7 +272,9 @@ void update_running(const py::object& target, const FloatArray& running, const F
     std::copy_n(old.data(), running.size(), next.data<double>());
     active_kernels().norm.float64.update_running(next.size(), next.data<double>(),
                                                  statistic.data<double>(), factor, momentum);
-    if (PyArray_CopyInto(reinterpret_cast<PyArrayObject*>(target.ptr()), next.get()) < 0)
+    const py::object result = rounded(next, running.dtype);
+    if (PyArray_CopyInto(reinterpret_cast<PyArrayObject*>(target.ptr()),
+                         reinterpret_cast<PyArrayObject*>(result.ptr())) < 0)
         throw py::error_already_set();
 }
 
@@ -383,12 +410,6 @@ std::vector<double> statistics(const py::object& value, const char* name, int nd
         throw py::value_error(std::string(name) + " has shape " + shape_text(array) +
                               "; it must be " + shape_text(ndim, shape));
     return doubles(array);
-}
-
-// A float64 array of sums, rounded.
-py::object rounded(FloatArray sums, Dtype dtype) {
-    cast_to(sums, dtype);
-    return sums.owner;
 }
 
 py::tuple backward(FloatArray grad, FloatArray x, const Parameter& weight, const Roles& roles,

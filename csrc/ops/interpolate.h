@@ -50,9 +50,8 @@ AxisTaps<C> make_taps(char* memory, std::ptrdiff_t in, std::ptrdiff_t out, doubl
     t.second = t.first + out;
     t.begin = t.second + out;
     t.end = t.begin + in;
-    const double ratio = step != 0 ? step : static_cast<double>(in) / static_cast<double>(out);
-    const double corner =
-        out > 1 ? static_cast<double>(in - 1) / static_cast<double>(out - 1) : 0.0;
+    // As PyTorch: nearest images of the same or twice the size ignore a fractional factor.
+    const bool from_sizes = step == 0 || (bilinear ? align_corners : out == in || out == 2 * in);
     for (std::ptrdiff_t i = 0; i < in; ++i) {
         t.begin[i] = static_cast<std::int32_t>(out);
         t.end[i] = 0;
@@ -62,28 +61,37 @@ AxisTaps<C> make_taps(char* memory, std::ptrdiff_t in, std::ptrdiff_t out, doubl
         t.end[i] = static_cast<std::int32_t>(o + 1);
     };
     for (std::ptrdiff_t o = 0; o < out; ++o) {
+        // Place first + rest / parts of the input: quotients of whole numbers have no error.
         std::ptrdiff_t first;
-        double high = 0;
-        if (!bilinear) {
-            // Whole numbers, where a product with a rounded ratio could fall short of one.
-            first = step == 0 ? o * in / out
-                              : static_cast<std::ptrdiff_t>(static_cast<double>(o) * step);
+        double rest = 0, parts = 1;
+        if (from_sizes) {
+            std::ptrdiff_t number = o * in, divisor = out;
+            if (bilinear) {
+                number = align_corners ? o * (in - 1) : (2 * o + 1) * in - out;
+                divisor = align_corners ? out - 1 : 2 * out;
+                if (number < 0 || divisor == 0) number = 0;
+                if (divisor == 0) divisor = 1;
+            }
+            first = number / divisor;
+            rest = static_cast<double>(number % divisor);
+            parts = static_cast<double>(divisor);
         } else {
-            double place = align_corners ? static_cast<double>(o) * corner
-                                         : (static_cast<double>(o) + 0.5) * ratio - 0.5;
+            double place = static_cast<double>(o) * step;
+            if (bilinear) place = (static_cast<double>(o) + 0.5) * step - 0.5;
             if (place < 0) place = 0;
             first = static_cast<std::ptrdiff_t>(place);
-            high = place - static_cast<double>(first);
+            rest = place - static_cast<double>(first);
         }
         if (first > in - 1) {
             first = in - 1;
-            high = 0;
+            rest = 0;
         }
+        if (!bilinear) rest = 0;
         const std::ptrdiff_t second = bilinear ? min_of<Isa>(first + 1, in - 1) : first;
         t.first[o] = static_cast<std::int32_t>(first);
         t.second[o] = static_cast<std::int32_t>(second);
-        t.high[o] = static_cast<C>(high);
-        t.low[o] = C{1} - t.high[o];
+        t.high[o] = static_cast<C>(rest / parts);
+        t.low[o] = static_cast<C>((parts - rest) / parts);
         reaches(first, o);
         reaches(second, o);
     }

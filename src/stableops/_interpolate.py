@@ -33,7 +33,7 @@ def interpolate(
         The result gets floor(H * factor) rows, and positions are divided by the factor itself.
         Exactly one of `size` and `scale_factor` must be given.
     mode : "nearest" or "bilinear"
-        Nearest takes row floor(i / factor). Bilinear weights the four pixels around
+        Nearest takes row floor(i / factor), or i // 2 where the size doubles exactly. Bilinear weights the four pixels around
         ((i + 1/2) / factor - 1/2, ...), clamped to the image.
     align_corners : bool
         Bilinear only: the centres of the corner pixels of both images coincide; row i lies at
@@ -54,9 +54,10 @@ def interpolate(
 
     Notes
     -----
-    Nearest is exact; where `size` is given, positions are exact quotients of whole numbers. Bilinear:
-    weights are found in float64 and rounded to the dtype computed in; products and sums round once
-    each, at most 5 eps of the sum of the terms' absolute values (eps = 2^-24 or 2^-53).
+    Nearest is exact. Bilinear: at most 5 eps of the sum of the terms' absolute values
+    (eps = 2^-24 or 2^-53): weights, products and sums are rounded once each. With `size` or
+    `align_corners`, positions are quotients of whole numbers and have no error; with `scale_factor`
+    one of 2^-52 of themselves.
 
     Examples
     --------
@@ -91,7 +92,7 @@ def interpolate_backward(
         Gradient with respect to the result, of its shape.
     input_shape : sequence of int
         Shape of the input of :func:`interpolate`.
-    mode, align_corners
+    mode, align_corners : str and bool
         As given to :func:`interpolate`.
     scale_factor : float or pair of float, optional
         As given to :func:`interpolate`, if it was.

@@ -252,7 +252,7 @@ def group_norm_backward(
     ----------
     grad_output : array_like
         Gradient with respect to the result, of its shape.
-    input, num_groups, weight
+    input, num_groups, weight : array_like and int
         As given to :func:`group_norm`; the weight may be None.
     mean, rstd : array_like
         (N, num_groups), as :func:`group_norm` returned them with ``return_stats=True``.
@@ -363,7 +363,7 @@ def layer_norm_backward(
     ----------
     grad_output : array_like
         Gradient with respect to the result, of its shape.
-    input, normalized_shape, weight
+    input, normalized_shape, weight : array_like and sequence of int
         As given to :func:`layer_norm`; the weight may be None.
     mean, rstd : array_like
         As :func:`layer_norm` returned them with ``return_stats=True``.
@@ -464,7 +464,7 @@ def local_response_norm_backward(
     ----------
     grad_output : array_like
         Gradient with respect to the result, of its shape.
-    input, size, alpha, beta, k
+    input, size, alpha, beta, k : array_like and numbers
         As given to :func:`local_response_norm`.
 
     Returns

@@ -127,7 +127,7 @@ def _packed(parts: NDArray[Any], shape: tuple[int, ...], like: NDArray[Any]) -> 
     """A copy of `parts` as `shape`, channels-last in memory if `like` is."""
     channels_last = like.shape[-3] > 1 and like.strides[-3] == like.itemsize
     if not channels_last or like.flags.c_contiguous:
-        return np.ascontiguousarray(parts).reshape(shape)
+        return np.array(parts, order="C").reshape(shape)
     memory = np.empty((*shape[:-3], *shape[-2:], shape[-3]), parts.dtype)
     y = np.moveaxis(memory, -1, -3)
     # Dividing axes never copies, so this is a view of y.

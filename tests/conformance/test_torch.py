@@ -48,6 +48,52 @@ def softplus(x, beta=1, threshold=20):
     return np.where(x * beta > threshold, x, so.softplus(x * beta) / beta)
 
 
+def batch_norm(x, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    # The samples are used again: what is updated in place is a copy.
+    mean, var = (None if v is None else array(v).copy() for v in (mean, var))
+    return so.batch_norm(array(x), mean, var, array(weight), array(bias), training, momentum, eps)
+
+
+def with_arrays(function):
+    return lambda *args, **kwargs: function(
+        *map(array, args), **{k: array(v) for k, v in kwargs.items()}
+    )
+
+
+def leaky_relu(x, negative_slope=0.01, inplace=False):
+    return so.leaky_relu(array(x), negative_slope)
+
+
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+    return so.layer_norm(array(x), tuple(normalized_shape), array(weight), array(bias), eps)
+
+
+def interpolate(
+    x,
+    size=None,
+    scale_factor=None,
+    mode="nearest",
+    align_corners=None,
+    recompute_scale_factor=None,
+):
+    if recompute_scale_factor:
+        factors = np.broadcast_to(scale_factor, 2)
+        size = [int(n * f) for n, f in zip(x.shape[2:], factors, strict=True)]
+        scale_factor = None
+    sizes = [tuple(v) if isinstance(v, list | torch.Size) else v for v in (size, scale_factor)]
+    return so.interpolate(array(x), *sizes, mode, bool(align_corners))
+
+
+def outside(op, sample):
+    """Why stableops refuses a sample that PyTorch takes, or None."""
+    x = sample.input
+    if op.name.endswith("batch_norm") and x.ndim < 2:
+        return "no channels"
+    if sample.kwargs.get("eps", 0) < 0:
+        return "a negative eps"
+    return None
+
+
 FUNCTIONS = {
     "softmax": lambda x, dim, dtype=None: so.softmax(reduced(x, dtype), dim),
     "log_softmax": lambda x, dim, dtype=None: so.log_softmax(reduced(x, dtype), dim),
@@ -63,14 +109,32 @@ FUNCTIONS = {
     "nn.functional.max_pool2d": so.max_pool2d,
     "nn.functional.avg_pool2d": so.avg_pool2d,
     "nn.functional.adaptive_avg_pool2d": so.adaptive_avg_pool2d,
+    "nn.functional.batch_norm": batch_norm,
+    "nn.functional.layer_norm": layer_norm,
+    "nn.functional.group_norm": with_arrays(so.group_norm),
+    "nn.functional.local_response_norm": with_arrays(so.local_response_norm),
+    "nn.functional.leaky_relu": leaky_relu,
+    "nn.functional.prelu": with_arrays(so.prelu),
+    "nn.functional.interpolate": interpolate,
+    "nn.functional.pixel_shuffle": with_arrays(so.pixel_shuffle),
+    "nn.functional.pixel_unshuffle": with_arrays(so.pixel_unshuffle),
+    "nn.functional.conv_transpose2d": with_arrays(so.conv_transpose2d),
 }
+
+
+MODES = ("nearest", "bilinear")
 
 
 def operators():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.testing._internal.common_methods_invocations import op_db
-    return [op for op in op_db if op.name in FUNCTIONS]
+    return [
+        op
+        for op in op_db
+        if op.name in FUNCTIONS
+        and (not op.name.endswith("interpolate") or op.variant_test_name in MODES)
+    ]
 
 
 OPERATORS = operators()
@@ -95,6 +159,12 @@ def test_every_function_has_an_operator():
 def test_samples(op, dtype):
     count = 0
     for sample in op.sample_inputs("cpu", dtype):
+        if op.name.endswith("interpolate") and sample.input.ndim != 4:
+            continue  # one or three spatial dimensions
+        if outside(op, sample):
+            with pytest.raises(ValueError, match=r"input|eps"):
+                call(op, sample)
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = op.op(sample.input, *sample.args, **sample.kwargs)

@@ -68,6 +68,7 @@ def fold(conv: Conv2d, norm: BatchNorm2d) -> Conv2d:
         With a bias.
     """
     folded = copy.copy(conv)
+    folded._packed = None
     scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
     if norm.weight is not None:
         scale *= norm.weight

@@ -107,7 +107,12 @@ class Conv2d(Module):
 
     def forward(self, x: Array) -> Array:
         self.keep(x)
-        y: Array = F.conv2d(x, self.weight, self.bias, **self.settings)
+        weight: Any = self.weight
+        if self.is_compiled and not self.training and x.dtype == weight.dtype:
+            if self._packed is None:
+                self._packed = F.pack_conv2d_weight(weight, self.settings["groups"])
+            weight = self._packed
+        y: Array = F.conv2d(x, weight, self.bias, **self.settings)
         return y
 
     def backward(self, grad_output: Array) -> Any:

@@ -83,7 +83,9 @@ class Module:
     def __init__(self) -> None:
         self.training = True
         self.needs_input_gradient = True
+        self.is_compiled = False
         self._kept: Any = None
+        self._packed: Any = None  # the weight in the order in which a compiled network reads it
         self._gradients: dict[str, Array] = {}
 
     def __call__(self, x: Array) -> Array:
@@ -228,13 +230,16 @@ class Module:
                 if array.dtype.kind not in "iu":
                     setattr(module, name, array.astype(dtype))
             module._gradients.clear()
+            module._packed = None
         return self
 
     def compile(self) -> Module:
         """Make a copy for prediction, with batch norm folded into the convolutions before it.
 
         The copy shares what it does not change, is in evaluation mode, and gives the same results
-        up to rounding. See :class:`Sequential`, which does the work.
+        up to rounding. Its convolutions put their weights in order once, at the first prediction;
+        other weights than by `load_state_dict` are not noticed after that. See
+        :class:`Sequential`, which does the folding.
 
         Returns
         -------
@@ -244,7 +249,7 @@ class Module:
         clone._gradients = {}
         for name, child in self.children().items():
             setattr(clone, name, child.compile())
-        clone.training, clone._kept = False, None
+        clone.training, clone.is_compiled, clone._kept, clone._packed = False, True, None, None
         return clone
 
     # Parameters
@@ -298,6 +303,8 @@ class Module:
         for name, array in own.items():
             if name in state:
                 array[...] = np.asarray(state[name])
+        for _, module in self.named_modules():
+            module._packed = None
 
     def _own(self, names: tuple[str, ...]) -> list[str]:
         return [name for name in names if getattr(self, name) is not None]

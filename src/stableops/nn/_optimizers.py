@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from stableops._config import get_num_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,8 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SGD", "Adam", "Optimizer"]
 
-BLOCK = 1 << 14
+BLOCK = 1 << 17
 """Elements that are updated together, so that all passes over them find them in the cache."""
+
+BLOCKS_OF_A_THREAD = 4
+"""So many are worth a thread."""
 
 
 class Optimizer:
@@ -54,14 +60,26 @@ class Optimizer:
         """Change every parameter, with the gradients of the last `backward`."""
         gradients = self.net.gradients()
         self.steps += 1
+        blocks: list[list[Array]] = []
         for name, parameter in self.net.parameters().items():
             arrays = [parameter, gradients[name], *self.memory[name].values()]
-            if not all(array.flags.c_contiguous for array in arrays):
-                self._update(*arrays)
-                continue
-            flat = [array.reshape(-1) for array in arrays]
-            for start in range(0, parameter.size, BLOCK):
-                self._update(*(array[start : start + BLOCK] for array in flat))
+            if all(array.flags.c_contiguous for array in arrays):
+                flat = [array.reshape(-1) for array in arrays]
+                starts = range(0, parameter.size, BLOCK)
+                blocks += [[array[i : i + BLOCK] for array in flat] for i in starts]
+            else:
+                blocks.append(arrays)
+        threads = min(get_num_threads(), len(blocks) // BLOCKS_OF_A_THREAD)
+        if threads < 2:
+            self._update_all(blocks)
+            return
+        # NumPy lets other threads run while it computes.
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(self._update_all, [blocks[i::threads] for i in range(threads)]))
+
+    def _update_all(self, blocks: list[list[Array]]) -> None:
+        for arrays in blocks:
+            self._update(*arrays)
 
     def _update(self, parameter: Array, gradient: Array, *memories: Array) -> None:
         raise NotImplementedError

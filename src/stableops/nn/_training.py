@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from stableops.nn._containers import AuxiliaryHead
+from stableops.nn._containers import AuxiliaryHead, Sequential
 from stableops.nn._losses import CrossEntropyLoss
 from stableops.nn._summary import calls
 
@@ -165,9 +165,22 @@ def train_step(
         if isinstance(module, AuxiliaryHead):
             criterion(module.logits, labels)
             module.grad_logits = criterion.backward() * grad.dtype.type(AUXILIARY_WEIGHT)
-    net.backward(grad)
+    # Nobody needs the gradient of the pictures.
+    first = _first_layer(net)
+    before, first.needs_input_gradient = first.needs_input_gradient, False
+    try:
+        net.backward(grad)
+    finally:
+        first.needs_input_gradient = before
     optimizer.step()
     return loss
+
+
+def _first_layer(net: Module) -> Module:
+    """The layer that the input goes to, and to no other."""
+    while type(net) is Sequential and len(net):
+        net = net[0]
+    return net
 
 
 def _first_problem(net: Module, images: Array) -> str:
