@@ -3,8 +3,8 @@
 Every library rounds the same terms in an order of its own, so on one input either may be luckier:
 orders are compared by the root mean square over all outputs of several inputs. One chain of fused
 multiply-additions, as PyTorch's channels-last kernels have it, has an error several times as large
-on long sums; blocks of another length than ours come out up to a quarter better or worse. A layer of no
-more than 128 terms is one chain here too.
+on long sums; blocks of another length than ours come out up to a quarter better or worse. A layer
+of no more than 128 terms is one chain here too.
 """
 
 import numpy as np
