@@ -173,6 +173,17 @@ def test_channels_last_stays_channels_last():
     assert so.conv2d(np.ascontiguousarray(x), w).flags.c_contiguous
 
 
+def test_matrix_products():
+    """1x1 layers of channels-last images: gradients by other ways, the same bits."""
+    rng = np.random.default_rng(12)
+    x, w = random(rng, (3, 20, 5, 7)), random(rng, (33, 20, 1, 1))
+    g = random(rng, (3, 33, 5, 7))
+    want = so.conv2d_backward(g, x, w)
+    assert same_bits(want[1], ref.grad_weight_canonical(g, x, w.shape))
+    for a, b in zip(so.conv2d_backward(channels_last(g), channels_last(x), w), want, strict=True):
+        assert same_bits(a, b)
+
+
 @pytest.mark.parametrize("case", LARGE)
 def test_threads_and_batch(case, threads):
     x_shape, w_shape, settings = LARGE[case]

@@ -18,6 +18,7 @@
 #include "conv_channel_lanes.h"
 #include "conv_depthwise.h"
 #include "conv_pixel_lanes.h"
+#include "conv_streamed.h"
 
 namespace stableops {
 
@@ -65,6 +66,20 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
                                   task % direct.tasks());
         });
         return;
+    }
+    if constexpr (std::is_same_v<T, Compute<T>>) {
+        if (problems == 1 && groups == 1 && streams_weights<Isa>(first)) {
+            // Half a million weights are worth handing over, in rows that memory likes.
+            const std::ptrdiff_t tasks =
+                smaller(first.out_channels * first.terms() >> 19, first.out_channels / 384);
+            const std::ptrdiff_t channels =
+                ceil_div(ceil_div(first.out_channels, larger(tasks, 1)), 16) * 16;
+            parallel_for<Isa>(ceil_div(first.out_channels, channels), [&](std::ptrdiff_t task) {
+                correlate_streamed<Isa>(first, task * channels,
+                                        smaller((task + 1) * channels, first.out_channels));
+            });
+            return;
+        }
     }
     const BlockPlan plan = plan_blocks<Isa>(first);
     const std::ptrdiff_t tasks = plan.tasks();

@@ -100,17 +100,23 @@ template <class Isa, class Body>
         }
 }
 
-// A 1x1 layer without padding can be read where it lies, unless the rows of a tile would fall into
-// few sets of the cache (tiles of 14 rows, 64 sets of 64 bytes).
+// One tap, and no padding.
+template <class Isa, class T>
+bool is_pointwise(const Correlation<T>& p) {
+    return p.h.taps == 1 && p.w.taps == 1 && p.h.first >= 0 &&
+           (p.h.out - 1) * p.h.stride + p.h.first < p.h.in && p.w.first >= 0 &&
+           (p.w.out - 1) * p.w.stride + p.w.first < p.w.in;
+}
+
+// Such a layer can be read where it lies, unless the rows of a tile, or a row's terms where rows are
+// neighbours, would fall into few sets of the cache (tiles of 14 rows, 64 sets of 64 bytes).
 template <class Isa, class T>
 bool reads_in_place(const Correlation<T>& p) {
-    if (!std::is_same_v<T, Compute<T>> || p.h.taps != 1 || p.w.taps != 1) return false;
-    if (p.h.first < 0 || (p.h.out - 1) * p.h.stride + p.h.first >= p.h.in || p.w.first < 0 ||
-        (p.w.out - 1) * p.w.stride + p.w.first >= p.w.in)
-        return false;
-    const std::ptrdiff_t step = p.w.stride * p.x_stride.w * static_cast<std::ptrdiff_t>(sizeof(T));
+    if (!std::is_same_v<T, Compute<T>> || !is_pointwise<Isa>(p)) return false;
+    constexpr std::ptrdiff_t size = sizeof(T);
+    const std::ptrdiff_t step = p.w.stride * p.x_stride.w * size;
     const std::ptrdiff_t channel = p.x_stride.c < 0 ? -p.x_stride.c : p.x_stride.c;
-    return (step == 0 || step % 2048 != 0) &&
+    return (step == 0 || step % 2048 != 0) && (channel == 0 || channel * size % 512 != 0) &&
            channel < (std::ptrdiff_t{1} << 30) / larger(p.in_channels, 1);
 }
 

@@ -105,8 +105,8 @@ BlockPlan plan_blocks(const Correlation<T>& p) {
     plan.image_blocks = ceil_div(p.images, plan.images);
 
     // Splitting the channels repeats the copy of the window, splitting the pixels repeats the
-    // packing.
-    const std::ptrdiff_t work = plan.images * plan.rows * plan.columns * p.terms();
+    // packing. To read a weight takes as long as some ten multiplications with it.
+    const std::ptrdiff_t work = larger(plan.images * plan.rows * plan.columns, 10) * p.terms();
     const std::ptrdiff_t least = ceil_div(larger(task_work / larger(work, 1), 1), 4 * vector);
     plan.channels = smaller(larger(least, 2) * 4 * vector, p.out_channels);
     const std::ptrdiff_t pixel_tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks;

@@ -1,9 +1,10 @@
 #pragma once
 // A correlation of images with a bank of filters: what conv2d is, and what the gradient of its
 // input is once the roles of the channels are exchanged. Terms in the order (input channel, tap
-// row, tap column), canonical sums (gemm.h), then the bias. Three forms compute it, with the same
+// row, tap column), canonical sums (gemm.h), then the bias. Four forms compute it, with the same
 // bits:
 //
+//   conv_streamed.h       packs nothing: few pixels, contiguous weights
 //   conv_channel_lanes.h  packs the weights: large layers
 //   conv_pixel_lanes.h    packs the patches: 1x1 layers
 //   conv_direct.h         packs nothing: few channels

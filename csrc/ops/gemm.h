@@ -188,8 +188,11 @@ void pack_run(Compute<T>* panel, const T* source, std::ptrdiff_t lane_stride, st
             for (std::ptrdiff_t t = 0; t < terms; ++t) storeu(to + t * pitch, V::zero());
         } else if (lane_stride == 1) {
             if (used == n) {
-                for (std::ptrdiff_t t = 0; t < terms; ++t)
+                for (std::ptrdiff_t t = 0; t < terms; ++t) {
+                    // For the next panel: rows lie far apart.
+                    __builtin_prefetch(from + t * stride + pitch);
                     storeu(to + t * pitch, load<Isa>(from + t * stride, AllLanes{}));
+                }
             } else {
                 for (std::ptrdiff_t t = 0; t < terms; ++t)
                     storeu(to + t * pitch,

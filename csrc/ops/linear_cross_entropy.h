@@ -8,8 +8,8 @@
 //     grad_x = G W,   grad_W += G^T x,   grad_b += sum of G over the chunk's tokens
 //
 // so nothing is computed twice: 2 N D V multiply-adds for the loss of N tokens, D features and V
-// classes, 6 N D V with all gradients. W is read once a chunk for each of them, which takes
-// 1 / (chunk's tokens) of the arithmetic's operands. Losses and grad_x of a token have the bits that
+// classes, 6 N D V with all gradients. W is read once a chunk for the logits and once for grad_x,
+// and grad_W is read and written. Losses and grad_x of a token have the bits that
 // the two operations give it. grad_W and grad_b are sums over chunks, in order, of what
 // linear_backward gives for a chunk; chunks depend on V alone.
 #include "../kernels.h"

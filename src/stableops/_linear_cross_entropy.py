@@ -66,16 +66,16 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Beside the results it needs 48 MB for the logits of some tokens at a time, and a few MB a thread.
-    float16 and bfloat16 are converted to float32, computed in it, and rounded once at the end, which
-    takes a copy of `weight` and `grad_weight` in float32.
+    Beside the results it needs 48 MB for the logits of some tokens at a time, and a few MB a
+    thread. float16 and bfloat16 are converted to float32, computed in it, and rounded once at the
+    end, which takes a copy of `weight` and `grad_weight` in float32.
 
     The loss of a token is, to the last bit, that of :func:`softmax_cross_entropy` on the logits of
-    :func:`linear` (in float32 for float16 and bfloat16), whatever tokens stand beside it: within 1 ULP
-    (float32) or 1.5 ULP (float64) of the loss of these logits, also where it is next to 0. So
+    :func:`linear` (in float32 for float16 and bfloat16), whatever tokens stand beside it: within
+    1 ULP (float32) or 1.5 ULP (float64) of the loss of these logits, also where it is next to 0. So
     is its row of grad_input. grad_weight and grad_bias are sums over chunks of tokens, in order, of
-    what :func:`linear_backward` gives for the chunk; a chunk's tokens are as many as have logits of 48 MB
-    (128 or more: a multiple of 128, at most 4096).
+    what :func:`linear_backward` gives for the chunk; a chunk's tokens are as many as have logits of
+    48 MB (128 or more: a multiple of 128, at most 4096).
 
     Examples
     --------

@@ -1,0 +1,123 @@
+#pragma once
+// The correlation (conv_problem.h) of a handful of pixels with a weight whose output channels are
+// contiguous: the gradient of a linear layer's input for few rows.
+//
+// Each weight is used a few times only, so memory is the limit, and memory should see whole rows of
+// the weight, one after another. So the chains of all channels advance together, four terms at a
+// time, and wait in L1 in between.
+#include "../runtime/memory.h"
+#include "conv_channel_lanes.h"
+
+namespace stableops {
+
+constexpr std::ptrdiff_t streamed_pixels = 14;
+// Channels whose chains and weights of four terms stay in L1.
+constexpr std::ptrdiff_t streamed_channels = 1024;
+constexpr int streamed_terms = 4;
+
+// Pixels whose factors of four terms stay in registers.
+template <class Isa>
+constexpr int streamed_rows = Isa::bytes == 64 ? 4 : 2;
+
+template <class Isa, class T>
+bool streams_weights(const Correlation<T>& p) {
+    return std::is_same_v<T, Compute<T>> && !p.panels && !p.bias && p.terms() > 0 &&
+           is_pointwise<Isa>(p) && is_panel<Isa>(join_axes<Isa>(p.weight)) && p.y_stride.c == 1 &&
+           p.images * p.h.out * p.w.out <= streamed_pixels;
+}
+
+// chain[i][lane] continued by `terms` terms: a[i][t * a_step] * b[t * b_step + lane]. `start`: from +0.
+template <class Isa, class T, int rows, int terms>
+[[gnu::noinline]] void stream_terms(T* __restrict chain, std::ptrdiff_t pitch, const T* const* a,
+                                    std::ptrdiff_t a_step, const T* __restrict b,
+                                    std::ptrdiff_t b_step, std::ptrdiff_t lanes, bool start) {
+    using V = Vec<Isa, T>;
+    V factor[rows][terms];
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+        for (int t = 0; t < terms; ++t) factor[i][t] = V::splat(a[i][t * a_step]);
+    for_each_vec<Isa, V::size>(lanes, [&](std::ptrdiff_t j, auto which) {
+        V weight[terms];
+#pragma GCC unroll 4
+        for (int t = 0; t < terms; ++t) {
+            weight[t] = load<Isa>(b + t * b_step + j, which);
+            __builtin_prefetch(b + (t + terms) * b_step + j, 0, 2);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; ++i) {
+            T* sum = chain + i * pitch + j;
+            V acc = start ? V::zero() : loadu<Isa>(sum);
+#pragma GCC unroll 4
+            for (int t = 0; t < terms; ++t) acc = fma(factor[i][t], weight[t], acc);
+            storeu(sum, acc);
+        }
+    });
+}
+
+template <class T>
+using StreamTerms = void (*)(T*, std::ptrdiff_t, const T* const*, std::ptrdiff_t, const T*,
+                             std::ptrdiff_t, std::ptrdiff_t, bool);
+
+template <class Isa, class T, int terms, int rows = streamed_rows<Isa>>
+StreamTerms<T> stream_function(std::ptrdiff_t wanted) {
+    if constexpr (rows > 1) {
+        if (wanted < rows) return stream_function<Isa, T, terms, rows - 1>(wanted);
+    }
+    return stream_terms<Isa, T, rows, terms>;
+}
+
+// Output channels [k0, k1) of all pixels.
+template <class Isa, class T>
+void correlate_streamed(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff_t k1) {
+    using V = Vec<Isa, T>;
+    constexpr std::ptrdiff_t group = streamed_rows<Isa>;
+    constexpr std::ptrdiff_t pitch = streamed_channels + V::size;
+    const TermMatrix<T> weight = join_axes<Isa>(p.weight);
+    const std::ptrdiff_t pixels = p.images * p.h.out * p.w.out;
+    const std::ptrdiff_t terms = p.terms();
+    char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
+        2 * pixels * pitch * static_cast<std::ptrdiff_t>(sizeof(T)) + 2 * 64)));
+    T* chain = carve<T>(scratch, pixels * pitch);
+    T* total = carve<T>(scratch, pixels * pitch);
+    const T* source[streamed_pixels];
+    T* target[streamed_pixels];
+    for (std::ptrdiff_t i = 0; i < pixels; ++i) {
+        const std::ptrdiff_t n = i / p.w.out / p.h.out;
+        const std::ptrdiff_t h = i / p.w.out % p.h.out;
+        const std::ptrdiff_t w = i % p.w.out;
+        source[i] = p.x + n * p.x_stride.n + (h * p.h.stride + p.h.first) * p.x_stride.h +
+                    (w * p.w.stride + p.w.first) * p.x_stride.w;
+        target[i] = p.y + n * p.y_stride.n + h * p.y_stride.h + w * p.y_stride.w;
+    }
+    for (std::ptrdiff_t k = k0; k < k1; k += streamed_channels) {
+        const std::ptrdiff_t lanes = smaller(streamed_channels, k1 - k);
+        for (std::ptrdiff_t block = 0; block < terms; block += block_terms) {
+            const std::ptrdiff_t end = smaller(block + block_terms, terms);
+            for (std::ptrdiff_t t = block; t < end;) {
+                const bool four = end - t >= streamed_terms;
+                const T* b = weight.data + k + t * weight.stride[2];
+                for (std::ptrdiff_t i = 0; i < pixels; i += group) {
+                    const T* a[group];
+                    const std::ptrdiff_t rows = smaller(group, pixels - i);
+                    for (std::ptrdiff_t r = 0; r < rows; ++r)
+                        a[r] = source[i + r] + t * p.x_stride.c;
+                    (four ? stream_function<Isa, T, streamed_terms>(rows)
+                          : stream_function<Isa, T, 1>(rows))(
+                        chain + i * pitch, pitch, a, p.x_stride.c, b, weight.stride[2], lanes,
+                        t == block);
+                }
+                t += four ? streamed_terms : 1;
+            }
+            for (std::ptrdiff_t i = 0; i < pixels * pitch; i += V::size)
+                if (i % pitch < lanes)
+                    storeu(total + i, block == 0 ? loadu<Isa>(chain + i)
+                                                 : loadu<Isa>(total + i) + loadu<Isa>(chain + i));
+        }
+        for (std::ptrdiff_t i = 0; i < pixels; ++i)
+            store_tile<Isa>(target[i] + k, 0, 1, 1, lanes, total + i * pitch, pitch,
+                            static_cast<const T*>(nullptr), p.accumulate);
+    }
+}
+
+}  // namespace stableops
