@@ -1,4 +1,4 @@
-"""Normalisation, rectifiers, dropout, transposed convolution and resizing: what networks have besides."""
+"""Normalisation, rectifiers, dropout, transposed convolution, resizing: the rest of a network."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ namespace stableops {
 // of axes, each at least one.
 struct NormShape {
     std::ptrdiff_t samples, groups, planes, length;
+    bool planes_are_channels;  // group norm: they have weights of their own, and sums of their own
     int sample_ndim, length_ndim;
     std::ptrdiff_t sample_size[max_dims];
     std::ptrdiff_t length_size[max_dims];

@@ -295,7 +295,9 @@ def test_backward_where_only_a_large_gradient_leaves_anything(name):
 def test_backward_check_refuses_a_difference(dtype):
     """1 - sigmoid(x) has no digits left where sigmoid(x) is next to 1."""
     with pytest.raises(AssertionError):
-        check_backward("log_sigmoid_backward", lambda g, x: g * (1 - so.sigmoid(x)), dtype, 2.0)
+        check_backward(
+            "log_sigmoid_backward", lambda g, x: g * (1 - so.sigmoid(x)), dtype, 2.0
+        )
 
 
 @pytest.mark.parametrize("name", BACKWARD)

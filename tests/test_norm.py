@@ -80,7 +80,7 @@ def test_large_mean(dtype, mean, shape):
 
 
 def test_naive_variance_fails_this_bound():
-    """E[x^2] - E[x]^2 in float32 is no variance at a mean of 1e6; peers that use it lose all digits."""
+    """E[x^2] - E[x]^2 in float32 is no variance at a mean of 1e6: it loses all digits."""
     x = (np.random.default_rng(0).standard_normal(1000) + 1e6).astype(np.float32)
     naive = np.mean(x * x) - np.mean(x) ** 2
     assert abs(naive - np.var(x.astype(np.float64))) > 0.5
@@ -204,6 +204,55 @@ def test_channels_last_bits(dtype, channels, threads):
             so.prelu_backward(channels_last(g), channels_last(x - 3), a),
         )
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [((2, 18, 7, 7), 6), ((3, 64, 9, 11), 32), ((1, 70, 70, 71), 7), ((2, 6, 3, 2), 1),
+     ((2, 6, 3, 2), 6), ((2, 200, 14, 14), 4), ((3, 24, 1, 2), 3)],
+)  # fmt: skip
+def test_group_norm_channels_last_bits(dtype, shape, groups, threads):
+    rng = np.random.default_rng(sum(shape))
+    x, g = (rng.standard_normal((2, *shape)) + 3).astype(dtype)
+    w, b = rng.standard_normal((2, shape[1])).astype(dtype)
+    for weight, bias in ((w, b), (None, None)):
+        y = so.group_norm(x, groups, weight, bias, return_stats=True)
+        z = so.group_norm(channels_last(x), groups, weight, bias, return_stats=True)
+        assert all(map(same_bits, y, z))
+        assert z[0].strides[1] == x.itemsize
+        grads = so.group_norm_backward(g, x, groups, weight, *y[1:])
+        others = so.group_norm_backward(channels_last(g), channels_last(x), groups, weight, *y[1:])
+        assert all(map(same_bits, grads, others))
+
+
+@pytest.mark.parametrize("scale", [1e305, 1e-200])
+def test_extreme_rows_among_others(scale):
+    """A row that needs another scale has the bits that it has alone, in every layout."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 12, 5, 6))
+    x[0, 4:6] *= scale
+    x[1, 9] *= scale
+    g, w = rng.standard_normal(x.shape), rng.standard_normal(12)
+    settings = {"weight": w, "eps": 0.0, "return_stats": True}
+    y = so.group_norm(x, 6, **settings)
+    assert np.isfinite(y[0]).all()
+    np.testing.assert_allclose(
+        y[0][0, 4:6],
+        so.group_norm(x[:1] / scale, 6, **settings)[0][0, 4:6],
+        rtol=1e-12,
+    )
+    z = so.group_norm(channels_last(x), 6, **settings)
+    assert all(map(same_bits, y, z))
+    grads = so.group_norm_backward(g, x, 6, w, *y[1:])
+    others = so.group_norm_backward(channels_last(g), channels_last(x), 6, w, *y[1:])
+    assert all(map(same_bits, grads, others))
+    assert all(np.isfinite(a).all() for a in grads)
+    for row in (x, channels_last(x)):
+        batch = so.batch_norm(row, training=True, **settings)
+        assert np.isfinite(batch[0]).all()
+        assert same_bits(batch[0][:, 4:5], so.batch_norm(x[:, 4:5], training=True, eps=0.0,
+                                                          weight=w[4:5]))  # fmt: skip
 
 
 def test_running_statistics():
@@ -466,7 +515,8 @@ def test_nan_stays_in_its_row():
         (lambda: so.batch_norm(np.ones((2, 3)), [0, 0, 0], [1, 1, 1], training=True), TypeError,
          "in place"),
         (lambda: so.batch_norm(np.ones((2, 3)), weight=[1.0], training=True), ValueError, "weight"),
-        (lambda: so.batch_norm(np.ones((2, 3)), bias=np.ones(4), training=True), ValueError, "bias"),
+        (lambda: so.batch_norm(np.ones((2, 3)), bias=np.ones(4), training=True), ValueError,
+         "bias"),
         (lambda: so.batch_norm(1j * np.ones((2, 3)), training=True), TypeError, "input"),
         (lambda: so.batch_norm_backward(np.ones((2, 3)), np.ones((2, 3)), None, [0], [1]),
          ValueError, "mean"),

@@ -114,9 +114,7 @@ def test_cancelling_elements(dtype):
     left of float64 terms, 2^-105 of them (they are computed in double length)."""
     x, y = cancelling_cases(dtype)
     for got, what in zip(ours(x, y), WHAT, strict=True):
-        for xi, yi, value, exact_value in zip(
-            x, y, got, exact("cancelling", dtype, what), strict=True
-        ):
+        for xi, yi, value, exact_value in zip(x, y, got, exact("cancelling", dtype, what), strict=True):
             xi, yi = float(xi), float(yi)
             size = abs(getattr(reference, what)(xi, 0.0) * (1 - yi)) + abs(
                 getattr(reference, what)(xi, 1.0) * yi
@@ -316,11 +314,7 @@ def test_empty():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (
-            {"labels": np.ones(2)},
-            ValueError,
-            r"logits has shape \(3,\) and labels has shape \(2,\)",
-        ),
+        ({"labels": np.ones(2)}, ValueError, r"logits has shape \(3,\) and labels has shape \(2,\)"),
         ({"labels": np.ones(3, complex)}, TypeError, "labels has dtype complex128"),
         ({"weight": np.ones(2)}, ValueError, r"weight has shape \(2,\); it must broadcast"),
         ({"pos_weight": np.ones((2, 2))}, ValueError, r"pos_weight has shape \(2, 2\)"),

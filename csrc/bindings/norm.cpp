@@ -83,6 +83,7 @@ NormShape plan_norm(const Roles& roles, std::initializer_list<Operand> operands)
                &NormOperand::length_stride);
     shape.groups = roles.group.size;
     shape.planes = roles.plane.size;
+    shape.planes_are_channels = roles.plane.axis == 1;
     shape.samples = shape.length = 1;
     for (int d = 0; d < shape.sample_ndim; ++d) shape.samples *= shape.sample_size[d];
     for (int d = 0; d < shape.length_ndim; ++d) shape.length *= shape.length_size[d];

@@ -255,6 +255,55 @@ template <class Isa, class C, class F>
     }
 }
 
+// The outputs that an input goes into, as offsets in grad_y.
+struct TapWeight {
+    std::ptrdiff_t offset;
+    double weight;
+};
+template <class Isa, class C>
+std::ptrdiff_t list_weights(TapWeight* list, const AxisTaps<C>& t, std::ptrdiff_t i, bool bilinear,
+                            std::ptrdiff_t stride) {
+    std::ptrdiff_t count = 0;
+    each_weight<Isa>(t, i, bilinear, [&](std::ptrdiff_t o, double weight) {
+        list[count++] = {o * stride, weight};
+    });
+    return count;
+}
+
+// One pixel of grad_x, all channels.
+template <class Isa, Storage T>
+void gather_pixel(T* out, const T* g, std::ptrdiff_t channels, const TapWeight* rows,
+                  std::ptrdiff_t row_count, const TapWeight* columns, std::ptrdiff_t column_count) {
+    using V = Vec<Isa, Compute<T>>;
+    using D = Vec<Isa, double>;
+    constexpr int parts = V::size / D::size;
+    for_each_vec<Isa, V::size>(channels, [&](std::ptrdiff_t i, auto lanes) {
+        D total[parts];
+        for (D& part : total) part = D::zero();
+        for (std::ptrdiff_t c = 0; c < column_count; ++c) {
+            D sum[parts];
+            for (D& part : sum) part = D::zero();
+            for (std::ptrdiff_t r = 0; r < row_count; ++r) {
+                V v = load<Isa>(g + rows[r].offset + columns[c].offset + i, lanes);
+                const D weight = D::splat(rows[r].weight);
+                if constexpr (parts == 1) {
+                    sum[0] += weight * v;
+                } else {
+                    sum[0] += weight * widen_low(v);
+                    sum[1] += weight * widen_high(v);
+                }
+            }
+            for (int k = 0; k < parts; ++k)
+                total[k] += D::splat(columns[c].weight) * sum[k];
+        }
+        if constexpr (parts == 1) {
+            store<Isa>(out + i, total[0], lanes);
+        } else {
+            store<Isa>(out + i, narrow(total[0], total[1]), lanes);
+        }
+    });
+}
+
 // Here s.x and s.y are the strides of grad_x and grad_y.
 template <class Isa, Storage T>
 void interpolate_backward(T* grad_x, const T* grad_y, const ResizeShape& s, bool bilinear) {
@@ -265,50 +314,51 @@ void interpolate_backward(T* grad_x, const T* grad_y, const ResizeShape& s, bool
                                              std::ptrdiff_t first, std::ptrdiff_t end) {
         const T* g = grad_y + n * s.y.n + c * s.y.c;
         T* out = grad_x + n * s.x.n + c * s.x.c;
-        const std::ptrdiff_t width = in_pixels(s) ? s.channels : s.out_w;
-        const std::ptrdiff_t longest = width > s.in_w ? width : s.in_w;
-        double* sums = static_cast<double*>(thread_scratch(
-            static_cast<std::size_t>(longest) * (2 * sizeof(double) + sizeof(C) + sizeof(T))));
-        double* total = sums + longest;
-        C* wide = reinterpret_cast<C*>(total + longest);
-        T* packed = reinterpret_cast<T*>(wide + longest);
-        // sums = weighted rows of grad_y, `width` elements from `from` on.
-        const auto add_rows = [&](std::ptrdiff_t r, const T* from, std::ptrdiff_t stride) {
-            for (std::ptrdiff_t i = 0; i < width; ++i) sums[i] = 0;
-            each_weight<Isa>(taps.h, r, bilinear, [&](std::ptrdiff_t oh, double weight) {
-                const C* row = wide_row<Isa>(from + oh * s.y.h, stride, width, packed, wide);
-                for (std::ptrdiff_t i = 0; i < width; ++i)
-                    sums[i] += weight * static_cast<double>(row[i]);
-            });
-        };
-        const auto write = [&](T* to, std::ptrdiff_t stride, std::ptrdiff_t count) {
-            for (std::ptrdiff_t i = 0; i < count; ++i) wide[i] = static_cast<C>(total[i]);
-            T* const row = stride == 1 ? to : packed;
-            for_each_vec<Isa, Vec<Isa, C>::size>(count, [&](std::ptrdiff_t i, auto lanes) {
-                store<Isa>(row + i, load<Isa>(wide + i, lanes), lanes);
-            });
-            if (row != to) scatter_line<Isa>(count, to, stride, row);
-        };
+        // A list may name each output twice.
+        const std::size_t listed = 2 * static_cast<std::size_t>(s.out_h + s.out_w);
+        const std::ptrdiff_t longest = s.out_w > s.in_w ? s.out_w : s.in_w;
+        const std::size_t row_bytes = 2 * sizeof(double) + sizeof(C) + sizeof(T);
+        char* scratch = static_cast<char*>(
+            thread_scratch(listed * sizeof(TapWeight) +
+                           static_cast<std::size_t>(longest) * row_bytes));
+        TapWeight* const rows = reinterpret_cast<TapWeight*>(scratch);
+        TapWeight* const columns = rows + 2 * s.out_h;
+        double* const sums = reinterpret_cast<double*>(scratch + listed * sizeof(TapWeight));
+        double* const total = sums + longest;
+        C* const wide = reinterpret_cast<C*>(total + longest);
+        T* const packed = reinterpret_cast<T*>(wide + longest);
         for (std::ptrdiff_t r = first; r < end; ++r) {
-            if (!in_pixels(s)) {
-                add_rows(r, g, s.y.w);
-                for (std::ptrdiff_t i = 0; i < s.in_w; ++i) total[i] = 0;
-                for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) {
-                    total[taps.w.first[ow]] += static_cast<double>(taps.w.low[ow]) * sums[ow];
-                    if (bilinear)
-                        total[taps.w.second[ow]] += static_cast<double>(taps.w.high[ow]) * sums[ow];
+            const std::ptrdiff_t row_count =
+                list_weights<Isa>(rows, taps.h, r, bilinear, s.y.h);
+            T* const to = out + r * s.x.h;
+            if (in_pixels(s)) {
+                for (std::ptrdiff_t i = 0; i < s.in_w; ++i) {
+                    const std::ptrdiff_t column_count =
+                        list_weights<Isa>(columns, taps.w, i, bilinear, s.y.w);
+                    gather_pixel<Isa>(to + i * s.x.w, g, s.channels, rows, row_count, columns,
+                                      column_count);
                 }
-                write(out + r * s.x.h, s.x.w, s.in_w);
                 continue;
             }
-            for (std::ptrdiff_t i = 0; i < s.in_w; ++i) {
-                for (std::ptrdiff_t k = 0; k < width; ++k) total[k] = 0;
-                each_weight<Isa>(taps.w, i, bilinear, [&](std::ptrdiff_t ow, double weight) {
-                    add_rows(r, g + ow * s.y.w, 1);
-                    for (std::ptrdiff_t k = 0; k < width; ++k) total[k] += weight * sums[k];
-                });
-                write(out + r * s.x.h + i * s.x.w, 1, width);
+            for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) sums[ow] = 0;
+            for (std::ptrdiff_t k = 0; k < row_count; ++k) {
+                const C* row = wide_row<Isa>(g + rows[k].offset, s.y.w, s.out_w, packed, wide);
+                const double weight = rows[k].weight;
+                for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
+                    sums[ow] += weight * static_cast<double>(row[ow]);
             }
+            for (std::ptrdiff_t i = 0; i < s.in_w; ++i) total[i] = 0;
+            for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) {
+                total[taps.w.first[ow]] += static_cast<double>(taps.w.low[ow]) * sums[ow];
+                if (bilinear)
+                    total[taps.w.second[ow]] += static_cast<double>(taps.w.high[ow]) * sums[ow];
+            }
+            for (std::ptrdiff_t i = 0; i < s.in_w; ++i) wide[i] = static_cast<C>(total[i]);
+            T* const row = s.x.w == 1 ? to : packed;
+            for_each_vec<Isa, Vec<Isa, C>::size>(s.in_w, [&](std::ptrdiff_t i, auto lanes) {
+                store<Isa>(row + i, load<Isa>(wide + i, lanes), lanes);
+            });
+            if (row != to) scatter_line<Isa>(s.in_w, to, s.x.w, row);
         }
     });
 }

@@ -137,7 +137,8 @@ void normalize_along(const NormShape& shape, const NormOperand& y, const NormOpe
         const Segment s = segments[task % segments.count];
         C* scratch = segment_scratch<Isa, C>(1);
         moments[task] = segment_moments<Isa>(
-            read_segment<Isa>(shape, x, task / segments.count, s, scratch), s, 1);
+            read_segment<Isa>(shape, x, task / segments.count, s, scratch), s,
+            shape.planes_are_channels, 1);
     });
     for (std::ptrdiff_t row = 0; row < shape.rows(); ++row) {
         Moments<Isa> total = moments[row * segments.count];
@@ -159,41 +160,57 @@ void normalize_along(const NormShape& shape, const NormOperand& y, const NormOpe
     }
 }
 
-// Constants of neighbouring rows, as arrays of `groups` each.
+// Constants of neighbouring channels, as arrays.
 struct StripConstants {
     double *mean, *rest, *scale, *shift;
 };
 
-// All rows at once, position by position.
+// All channels at once, position by position, from position `begin` of a plane on.
 template <class Isa, class C>
-void emit_across(const NormShape& shape, const NormOperand& y, const NormOperand& x,
-                 const StripConstants& c) {
+void emit_across(const NormOperand& y, const NormOperand& x, std::ptrdiff_t channels,
+                 std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t y_offset,
+                 std::ptrdiff_t x_offset, const StripConstants& c) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
-    const std::ptrdiff_t groups = shape.groups;
-    const std::ptrdiff_t each = larger<Isa>(task_elements / groups, std::ptrdiff_t{1});
-    parallel_for<Isa>((shape.cols() + each - 1) / each, [&](std::ptrdiff_t task) {
-        const std::ptrdiff_t end = smaller<Isa>(shape.cols(), (task + 1) * each);
-        for (std::ptrdiff_t i = task * each; i < end; ++i) {
-            const std::ptrdiff_t plane = i / shape.length, position = i % shape.length;
-            const C* from = reinterpret_cast<const C*>(x.data + plane * x.plane_stride +
-                                                       position * x.length_stride[0]);
-            C* to = reinterpret_cast<C*>(y.data + plane * y.plane_stride +
-                                         position * y.length_stride[0]);
-            for_each_vec<Isa, W::size>(
-                groups, [&](std::ptrdiff_t g, auto lanes) __attribute__((always_inline)) {
-                    W v = load_wide<Isa>(from + g, lanes);
+    for (std::ptrdiff_t i = begin; i < end; ++i) {
+        const C* from = reinterpret_cast<const C*>(x.data + x_offset + i * x.length_stride[0]);
+        C* to = reinterpret_cast<C*>(y.data + y_offset + i * y.length_stride[0]);
+        for_each_vec<Isa, W::size>(
+            channels, [&](std::ptrdiff_t g, auto lanes) __attribute__((always_inline)) {
+                W v = load_wide<Isa>(from + g, lanes);
 #pragma GCC unroll 2
-                    for (int k = 0; k < W::parts; ++k) {
-                        const std::ptrdiff_t at = g + k * D::size;
-                        D d = v.part[k] - loadu<Isa>(c.mean + at);
-                        if constexpr (sizeof(C) == 8) d = d - loadu<Isa>(c.rest + at);
-                        v.part[k] = d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at);
-                    }
-                    store_wide(to + g, v, lanes);
-                });
-        }
+                for (int k = 0; k < W::parts; ++k) {
+                    const std::ptrdiff_t at = g + k * D::size;
+                    D d = v.part[k] - loadu<Isa>(c.mean + at);
+                    if constexpr (sizeof(C) == 8) d = d - loadu<Isa>(c.rest + at);
+                    v.part[k] = d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at);
+                }
+                store_wide(to + g, v, lanes);
+            });
+    }
+}
+
+// f(image, begin, end) for parts of the positions of every image: the planes of batch norm, the samples
+// of group norm.
+template <class Isa, class F>
+void for_positions(std::ptrdiff_t images, std::ptrdiff_t length, std::ptrdiff_t channels,
+                   const F& f) {
+    const std::ptrdiff_t wanted = larger<Isa>(task_elements / channels, std::ptrdiff_t{1});
+    // Short images several a task, long ones in parts.
+    const std::ptrdiff_t parts = (length + wanted - 1) / wanted;
+    const std::ptrdiff_t each = parts > 1 ? 1 : larger<Isa>(wanted / length, std::ptrdiff_t{1});
+    const std::ptrdiff_t runs = (images + each - 1) / each;
+    parallel_for<Isa>(runs * parts, [&](std::ptrdiff_t task) {
+        const std::ptrdiff_t begin = task % parts * wanted;
+        const std::ptrdiff_t first = task / parts * each;
+        for (std::ptrdiff_t n = first; n < smaller<Isa>(images, first + each); ++n)
+            f(n, begin, smaller<Isa>(length, begin + wanted));
     });
+}
+
+template <class Isa>
+std::ptrdiff_t sample_offset(const NormShape& shape, const NormOperand& a, std::ptrdiff_t sample) {
+    return run_at<Isa>(shape.sample_ndim, shape.sample_size, a.sample_stride, sample, 1).offset;
 }
 
 // `arrays` arrays of `n` doubles with room behind each for a register beyond its end.
@@ -259,7 +276,12 @@ void normalize_across(const NormShape& shape, const NormOperand& y, const NormOp
             if (variance) store_some(variance + row, s.variance, count);
         }
     });
-    emit_across<Isa, C>(shape, y, x, c);
+    for_positions<Isa>(shape.planes, shape.length, groups, [&](std::ptrdiff_t plane,
+                                                               std::ptrdiff_t begin,
+                                                               std::ptrdiff_t end) {
+        emit_across<Isa, C>(y, x, groups, begin, end, plane * y.plane_stride,
+                            plane * x.plane_stride, c);
+    });
     if constexpr (sizeof(C) == 8) {
         for (std::ptrdiff_t row = 0; row < groups; ++row)
             if (prescale_for<Isa>(c.mean[row], squares[row], eps) != 1)
@@ -267,11 +289,121 @@ void normalize_across(const NormShape& shape, const NormOperand& y, const NormOp
     }
 }
 
+// Group norm of channels-last images: sums of channels side by side, then rows from their channels' sums.
+template <class Isa, class C>
+void normalize_channels(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+                        const NormAffine& affine, double eps, double* mean, double* rstd,
+                        double* variance) {
+    using D = Vec<Isa, double>;
+    constexpr std::ptrdiff_t lanes = D::size, strip = strip_registers * lanes;
+    const Segments<Isa> segments(shape);
+    const std::ptrdiff_t planes = shape.planes, channels = shape.groups * planes;
+    const std::ptrdiff_t strips = (channels + strip - 1) / strip, pieces = segments.pieces;
+    // By sample and piece of the length: shift and sums of every channel.
+    constexpr int kept = 5;
+    DoubleArrays<Isa> table(kept * pieces * shape.samples, channels);
+    DoubleArrays<Isa> constants(4 * shape.samples, channels);
+    const auto first_of = [&](std::ptrdiff_t sample, std::ptrdiff_t channel, std::ptrdiff_t begin) {
+        return reinterpret_cast<const C*>(x.data + sample_offset<Isa>(shape, x, sample) +
+                                          begin * x.length_stride[0])[channel];
+    };
+    parallel_for<Isa>(shape.samples * pieces * strips, [&](std::ptrdiff_t task) {
+        const std::ptrdiff_t channel = task % strips * strip, image = task / strips;
+        const std::ptrdiff_t sample = image / pieces, piece = image % pieces;
+        const std::ptrdiff_t count = smaller<Isa>(channels - channel, strip);
+        const std::ptrdiff_t begin = piece * segment_columns;
+        const Segment s = {0, 1, begin, smaller<Isa>(shape.length - begin, segment_columns)};
+        double* const shifts = table[kept * image];
+        D shift[strip_registers];
+        ShiftedSums<Isa, C> sums[strip_registers];
+        for (std::ptrdiff_t c = channel; c < channel + count; ++c) {
+            // The first element of the channel's segment.
+            const std::ptrdiff_t plane = c % planes;
+            const std::ptrdiff_t first = c - plane % segments.planes_each;
+            shifts[c] = static_cast<double>(first_of(sample, first, begin));
+        }
+        for (std::ptrdiff_t r = 0; r * lanes < count; ++r)
+            shift[r] = load_some<Isa>(shifts + channel + r * lanes, count - r * lanes);
+        NormOperand image_x = x;
+        image_x.data += sample_offset<Isa>(shape, x, sample);
+        strip_shifted_sums<Isa, C>(image_x, s, channel, count, shift, sums);
+        for (std::ptrdiff_t r = 0; r * lanes < count; ++r) {
+            const Pair<Isa> s1 = as_pair(sums[r].s1), s2 = as_pair(sums[r].s2);
+            const D parts[] = {s1.hi, s1.lo, s2.hi, s2.lo};
+            for (int k = 0; k < 4; ++k)
+                store_some(table[kept * image + 1 + k] + channel + r * lanes, parts[k],
+                           count - r * lanes);
+        }
+    });
+    parallel_for<Isa>(shape.samples, [&](std::ptrdiff_t sample) {
+        const StripConstants c = {constants[4 * sample], constants[4 * sample + 1],
+                                  constants[4 * sample + 2], constants[4 * sample + 3]};
+        for (std::ptrdiff_t group = 0; group < shape.groups; ++group) {
+            const std::ptrdiff_t row = sample * shape.groups + group;
+            Moments<Isa> total;
+            double seen = 0;
+            for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
+                const Segment s = segments[i];
+                const std::ptrdiff_t image = sample * pieces + s.begin / segment_columns;
+                const std::ptrdiff_t first = group * planes + s.plane;
+                ShiftedSums<Isa, C> sums = no_sums<Isa, C>();
+                for (std::ptrdiff_t k = first; k < first + s.planes; ++k) {
+                    const auto part = [&](int j) {
+                        return D::splat(table[kept * image + j][k]);
+                    };
+                    if constexpr (sizeof(C) == 8) {
+                        sums = {plus(sums.s1, Pair<Isa>{part(1), part(2)}),
+                                plus(sums.s2, Pair<Isa>{part(3), part(4)})};
+                    } else {
+                        sums = {plus(sums.s1, part(1)), plus(sums.s2, part(3))};
+                    }
+                }
+                const double n = static_cast<double>(s.planes * s.n);
+                const Moments<Isa> m = moments_of<Isa, C>(
+                    sums, D::splat(table[kept * image][first]), n);
+                total = i == 0 ? m : merged(total, seen, m, n);
+                seen += n;
+            }
+            const RowStatistics<Isa> r(total, seen, eps, 1);
+            save_statistics<Isa>(r, row, mean, rstd, variance);
+            for (std::ptrdiff_t k = group * planes; k < (group + 1) * planes; ++k) {
+                c.mean[k] = r.mean.hi[0];
+                c.rest[k] = r.mean.lo[0];
+                c.scale[k] = affine.weight ? r.rstd[0] * affine.weight[k] : r.rstd[0];
+                c.shift[k] = affine.bias ? affine.bias[k] : 0;
+            }
+            if constexpr (sizeof(C) == 8) {
+                // Done again below, along; NaN marks it.
+                if (prescale_for<Isa>(total.mean.hi[0], total.m2.hi[0], eps) != 1)
+                    c.rest[group * planes] = __builtin_nan("");
+            }
+        }
+    });
+    for_positions<Isa>(shape.samples, shape.length, channels, [&](std::ptrdiff_t sample,
+                                                                  std::ptrdiff_t begin,
+                                                                  std::ptrdiff_t end) {
+        const StripConstants c = {constants[4 * sample], constants[4 * sample + 1],
+                                  constants[4 * sample + 2], constants[4 * sample + 3]};
+        emit_across<Isa, C>(y, x, channels, begin, end, sample_offset<Isa>(shape, y, sample),
+                            sample_offset<Isa>(shape, x, sample), c);
+    });
+    if constexpr (sizeof(C) == 8) {
+        for (std::ptrdiff_t row = 0; row < shape.rows(); ++row) {
+            const double* rest = constants[4 * (row / shape.groups) + 1];
+            const double value = rest[row % shape.groups * planes];
+            if (value != value)
+                normalize_row<Isa, C>(shape, y, x, affine, eps, row, mean, rstd, variance);
+        }
+    }
+}
+
 template <class Isa, class C>
 void normalize(const NormShape& shape, const NormOperand& y, const NormOperand& x,
                const NormAffine& affine, double eps, double* mean, double* rstd, double* variance) {
-    if (lies_across<Isa, C>(shape, x) && lies_across<Isa, C>(shape, y) &&
-        affine.position_step == 0 && affine.plane_step == 0) {
+    const bool across = lies_across<Isa, C>(shape, x) && lies_across<Isa, C>(shape, y);
+    if (across && shape.planes_are_channels) {
+        normalize_channels<Isa, C>(shape, y, x, affine, eps, mean, rstd, variance);
+    } else if (across && affine.position_step == 0) {
         normalize_across<Isa, C>(shape, y, x, affine, eps, mean, rstd, variance);
     } else {
         normalize_along<Isa, C>(shape, y, x, affine, eps, mean, rstd, variance);
@@ -329,7 +461,12 @@ void transform(const NormShape& shape, const NormOperand& y, const NormOperand& 
         c.scale[g] = affine.weight ? r.rstd[0] * affine.weight[g] : r.rstd[0];
         c.shift[g] = affine.bias ? affine.bias[g] : 0;
     }
-    emit_across<Isa, C>(shape, y, x, c);
+    for_positions<Isa>(shape.planes, shape.length, groups, [&](std::ptrdiff_t plane,
+                                                               std::ptrdiff_t begin,
+                                                               std::ptrdiff_t end) {
+        emit_across<Isa, C>(y, x, groups, begin, end, plane * y.plane_stride,
+                            plane * x.plane_stride, c);
+    });
     if (!extreme) return;
     for (std::ptrdiff_t g = 0; g < groups; ++g)
         if (known_statistics<Isa>(mean[g], variance[g], eps, true).prescale != 1)

@@ -7,8 +7,9 @@
 //
 // With given statistics (constant) grad_x = rstd u.
 //
-// The saved mean is rounded; where the deviation is small against it that is an error in every d. It
-// shows in D = sum d, which would be 0: d - D / N and H - G D / N are what an exact mean gives.
+// The saved mean is rounded; where the deviation is small against it that is an error in every d. For
+// float64 arrays it shows in D = sum d, which would be 0: d - D / N and H - G D / N are what an exact mean
+// gives. For float32 arrays a mean in float64 has digits enough.
 // Sums are those of norm_rows.h: float64, for float64 arrays with the rounding errors of the
 // additions. grad_x is computed in float64 from these and rounded once.
 //
@@ -20,19 +21,25 @@
 namespace stableops {
 
 // What is added up, of (grad_y, x): terms[0 .. count).
-template <class Isa>
+template <class Isa, class C>
 struct GradientTerms {
     using D = Vec<Isa, double>;
-    static constexpr int count = 3;
+    static constexpr int count = sizeof(C) == 8 ? 3 : 2;
     D mean, prescale;
 
-    [[gnu::always_inline]] inline void operator()(const D (&in)[2], D (&terms)[3]) const {
-        D d = in[1] * prescale - mean;
+    [[gnu::always_inline]] inline void operator()(const D (&in)[2], D (&terms)[count]) const {
+        D d;
+        if constexpr (sizeof(C) == 8) {
+            d = in[1] * prescale - mean;
+            terms[2] = d;
+        } else {
+            d = in[1] - mean;
+        }
         terms[0] = in[0];
         terms[1] = in[0] * d;
-        terms[2] = d;
     }
 };
+
 template <class Isa>
 struct NegativeTerms {
     using D = Vec<Isa, double>;
@@ -56,6 +63,15 @@ struct RowSums {
         return sum[t].hi + sum[t].lo;
     }
 };
+
+template <class Isa, class C>
+using GradientSums = RowSums<Isa, GradientTerms<Isa, C>::count>;
+template <class Isa, class C>
+[[gnu::always_inline]] inline GradientSums<Isa, C> no_gradient() {
+    GradientSums<Isa, C> sums;
+    for (Pair<Isa>& sum : sums.sum) sum = no_sum<Isa, Pair<Isa>>();
+    return sums;
+}
 
 // `beyond_x` gives no term with a gradient of 0. weight: at the position, or nullptr.
 template <class Isa, class C, class Terms>
@@ -86,6 +102,7 @@ template <class Isa, class C, class Terms>
 }
 
 // grad_x = p u' - c - ((x - mean) - rest) t, with p holding the weight if it is one for the row or plane.
+// For float32 arrays rest is 0.
 template <class Isa>
 struct RowGradient {
     using D = Vec<Isa, double>;
@@ -99,8 +116,8 @@ double gradient_prescale(double rstd, bool prescales) {
     return rstd < 0x1p-500 ? 0x1p-600 : rstd > 0x1p500 ? 0x1p600 : 1;
 }
 
-template <class Isa>
-RowGradient<Isa> row_gradient(const RowSums<Isa, 3>& s, double n, Vec<Isa, double> mean,
+template <class Isa, int count>
+RowGradient<Isa> row_gradient(const RowSums<Isa, count>& s, double n, Vec<Isa, double> mean,
                               Vec<Isa, double> rstd, Vec<Isa, double> prescale,
                               Vec<Isa, double> weight, bool constant) {
     using D = Vec<Isa, double>;
@@ -110,8 +127,12 @@ RowGradient<Isa> row_gradient(const RowSums<Isa, 3>& s, double n, Vec<Isa, doubl
     r.rstd = rstd;
     D scaled = rstd / prescale;
     r.scaled_rstd = scaled[0];
-    r.rest = s.value(2) / D::splat(n);
-    D h = s.value(1) - r.rest * s.value(0);
+    r.rest = D::zero();
+    D h = s.value(1);
+    if constexpr (count == 3) {
+        r.rest = s.value(2) / D::splat(n);
+        h = h - r.rest * s.value(0);
+    }
     D p = rstd * weight;
     r.c = p * (s.value(0) / D::splat(n));
     r.t = (p * scaled) * (scaled * (h / D::splat(n)));
@@ -133,8 +154,11 @@ void emit_gradient(C* out, const C* g, const C* x, std::ptrdiff_t n, const RowGr
         for (int k = 0; k < W::parts; ++k) {
             const std::ptrdiff_t at = i + k * D::size;
             D d = v.part[k];
-            if constexpr (sizeof(C) == 8) d = d * r.prescale;
-            d = (d - r.mean) - r.rest;
+            if constexpr (sizeof(C) == 8) {
+                d = (d * r.prescale - r.mean) - r.rest;
+            } else {
+                d = d - r.mean;
+            }
             D u = gradient.part[k];
             if (weight_columns)
                 storeu(weight_columns + at, loadu<Isa>(weight_columns + at) + u * (d * xhat));
@@ -146,10 +170,22 @@ void emit_gradient(C* out, const C* g, const C* x, std::ptrdiff_t n, const RowGr
     });
 }
 
-// Where along the plane a weight is constant.
+// Adds G and H of a piece of a plane to the plane's, and gives them its weight, as the row wants them.
+template <class Isa, int count>
+void weigh_plane(RowSums<Isa, count>& sums, double* plane_sums, bool first, double weight) {
+    using D = Vec<Isa, double>;
+    if (first) plane_sums[0] = plane_sums[1] = 0;
+    for (int t = 0; t < 2; ++t) {
+        plane_sums[t] += sums.value(t)[0];
+        sums.sum[t] = {sums.sum[t].hi * D::splat(weight), sums.sum[t].lo * D::splat(weight)};
+    }
+}
+// What the sums of a row's planes are once its mean is known: grad_bias and grad_weight.
 template <class Isa>
-[[gnu::always_inline]] inline bool by_plane(const NormAffine& a) {
-    return a.plane_step != 0 && a.position_step == 0;
+void finish_planes(double* plane_sums, std::ptrdiff_t planes, const RowGradient<Isa>& r) {
+    for (std::ptrdiff_t k = 0; k < planes; ++k)
+        plane_sums[2 * k + 1] =
+            (plane_sums[2 * k + 1] - r.rest[0] * plane_sums[2 * k]) * r.scaled_rstd;
 }
 
 // Whole rows, along. `columns` is what weights by position add to, plane_sums (by plane) gets each
@@ -160,35 +196,26 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
                   double rstd, bool constant, double* weight_columns, double* bias_columns,
                   double* plane_sums, double* row_sums) {
     using D = Vec<Isa, double>;
-    const bool planar = by_plane<Isa>(affine), positional = affine.position_step != 0;
+    const bool planar = shape.planes_are_channels, positional = affine.position_step != 0;
     const Segments<Isa> segments(shape, planar);
     const std::ptrdiff_t group = row % shape.groups;
     const double prescale = gradient_prescale<Isa>(rstd, sizeof(C) == 8);
-    const GradientTerms<Isa> terms{D::splat(mean * prescale), D::splat(prescale)};
+    const GradientTerms<Isa, C> terms{D::splat(mean * prescale), D::splat(prescale)};
     C* scratch = segment_scratch<Isa, C>(3);
     const auto weight_at = [&](const Segment& s, std::ptrdiff_t plane) {
         return affine.weight + affine_offset(affine, group, s.plane + plane, s.begin);
     };
 
-    RowSums<Isa, 3> total;
-    for (int t = 0; t < 3; ++t) total.sum[t] = no_sum<Isa, Pair<Isa>>();
+    GradientSums<Isa, C> total = no_gradient<Isa, C>();
     for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
         const Segment s = segments[i];
-        RowSums<Isa, 3> sums = segment_sums<Isa, C>(
+        GradientSums<Isa, C> sums = segment_sums<Isa, C>(
             read_segment<Isa>(shape, grad_y, row, s, scratch),
             read_segment<Isa>(shape, x, row, s, scratch + segment_columns), s.planes, s.n, terms,
-            mean, affine.weight && positional ? weight_at(s, 0) : nullptr);
-        if (planar) {
-            double* const of_plane = plane_sums + 2 * s.plane;
-            if (s.begin == 0) of_plane[0] = of_plane[1] = 0;
-            of_plane[0] += sums.value(0)[0];
-            of_plane[1] += sums.value(1)[0];
-            if (affine.weight) {
-                const D weight = D::splat(*weight_at(s, 0));
-                for (int t = 0; t < 2; ++t)
-                    sums.sum[t] = {sums.sum[t].hi * weight, sums.sum[t].lo * weight};
-            }
-        }
+            sizeof(C) == 8 ? mean : 0.0, affine.weight && positional ? weight_at(s, 0) : nullptr);
+        if (planar)
+            weigh_plane(sums, plane_sums + 2 * s.plane, s.begin == 0,
+                        affine.weight ? *weight_at(s, 0) : 1);
         total.add_segment(sums);
     }
     const D row_weight =
@@ -197,11 +224,7 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
     const RowGradient<Isa> r =
         row_gradient<Isa>(total, static_cast<double>(shape.cols()), D::splat(mean), D::splat(rstd),
                           D::splat(prescale), row_weight, constant);
-    if (planar) {
-        for (std::ptrdiff_t k = 0; k < shape.planes; ++k)
-            plane_sums[2 * k + 1] =
-                (plane_sums[2 * k + 1] - r.rest[0] * plane_sums[2 * k]) * r.scaled_rstd;
-    }
+    if (planar) finish_planes(plane_sums, shape.planes, r);
     if (row_sums) {
         row_sums[0] = total.value(0)[0];
         row_sums[1] = (total.value(1)[0] - r.rest[0] * row_sums[0]) * r.scaled_rstd;
@@ -240,12 +263,22 @@ void add_arrays(double* sums, const double* arrays, std::ptrdiff_t count, std::p
     }
 }
 
+template <class Isa>
+void add_samples(double* sums, std::ptrdiff_t samples, std::ptrdiff_t channels, double* grad_weight,
+                 double* grad_bias) {
+    add_arrays<Isa>(sums, sums, samples, 2 * channels, 2 * channels);
+    for (std::ptrdiff_t c = 0; c < channels; ++c) {
+        if (grad_bias) grad_bias[c] = sums[2 * c];
+        if (grad_weight) grad_weight[c] = sums[2 * c + 1];
+    }
+}
+
 template <class Isa, class C>
 void backward_along(const NormShape& shape, const NormOperand* grad_x, const NormOperand& grad_y,
                     const NormOperand& x, const NormAffine& affine, const double* mean,
                     const double* rstd, bool constant, double* grad_weight, double* grad_bias) {
     const std::ptrdiff_t rows = shape.rows();
-    if (by_plane<Isa>(affine)) {
+    if (shape.planes_are_channels) {
         // (row, plane) is (sample, weight).
         DoubleArrays<Isa> sums(1, 2 * rows * shape.planes);
         for_row_runs<Isa>(rows, shape.cols(), [&](std::ptrdiff_t row, std::ptrdiff_t end) {
@@ -254,12 +287,7 @@ void backward_along(const NormShape& shape, const NormOperand* grad_x, const Nor
                                      constant, nullptr, nullptr, sums[0] + 2 * row * shape.planes,
                                      nullptr);
         });
-        const std::ptrdiff_t pitch = 2 * affine.count;
-        add_arrays<Isa>(sums[0], sums[0], shape.samples, pitch, pitch);
-        for (std::ptrdiff_t c = 0; c < affine.count; ++c) {
-            if (grad_bias) grad_bias[c] = sums[0][2 * c];
-            if (grad_weight) grad_weight[c] = sums[0][2 * c + 1];
-        }
+        add_samples<Isa>(sums[0], shape.samples, affine.count, grad_weight, grad_bias);
         return;
     }
     if (affine.position_step != 0 && (grad_weight || grad_bias)) {
@@ -319,38 +347,37 @@ void strip_sums(const NormOperand& grad_y, const NormOperand& x,
             result[r].sum[t] = as_pair(Across<Isa, C>::fold(sums[r][t], Plus{}));
 }
 
+// Constants of neighbouring channels: mean, rest, p, c, t of RowGradient from array `first` on.
 template <class Isa, class C>
-void emit_gradient_across(const NormShape& shape, const NormOperand& grad_x,
-                          const NormOperand& grad_y, const NormOperand& x,
-                          const DoubleArrays<Isa>& c) {
+void emit_gradient_across(const NormOperand& grad_x, const NormOperand& grad_y, const NormOperand& x,
+                          std::ptrdiff_t channels, std::ptrdiff_t begin, std::ptrdiff_t end,
+                          const std::ptrdiff_t (&offset)[3], const DoubleArrays<Isa>& constants,
+                          std::ptrdiff_t first) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
-    const std::ptrdiff_t each = larger<Isa>(task_elements / shape.groups, std::ptrdiff_t{1});
-    parallel_for<Isa>((shape.cols() + each - 1) / each, [&](std::ptrdiff_t task) {
-        const std::ptrdiff_t end = smaller<Isa>(shape.cols(), (task + 1) * each);
-        for (std::ptrdiff_t i = task * each; i < end; ++i) {
-            const std::ptrdiff_t plane = i / shape.length, position = i % shape.length;
-            const auto place = [&](const NormOperand& a) {
-                return reinterpret_cast<C*>(a.data + plane * a.plane_stride +
-                                            position * a.length_stride[0]);
-            };
-            const C *g = place(grad_y), *from = place(x);
-            C* to = place(grad_x);
-            for_each_vec<Isa, W::size>(
-                shape.groups, [&](std::ptrdiff_t at, auto lanes) __attribute__((always_inline)) {
-                    W v = load_wide<Isa>(from + at, lanes), u = load_wide<Isa>(g + at, lanes);
+    const double* c[5];
+    for (int k = 0; k < 5; ++k) c[k] = constants[first + k];
+    for (std::ptrdiff_t i = begin; i < end; ++i) {
+        const auto place = [&](const NormOperand& a, int k) {
+            return reinterpret_cast<C*>(a.data + offset[k] + i * a.length_stride[0]);
+        };
+        C* to = place(grad_x, 0);
+        const C *g = place(grad_y, 1), *from = place(x, 2);
+        for_each_vec<Isa, W::size>(
+            channels, [&](std::ptrdiff_t at, auto lanes) __attribute__((always_inline)) {
+                W v = load_wide<Isa>(from + at, lanes), u = load_wide<Isa>(g + at, lanes);
 #pragma GCC unroll 2
-                    for (int k = 0; k < W::parts; ++k) {
-                        const auto constant = [&](int j) __attribute__((always_inline)) {
-                            return loadu<Isa>(c[j] + at + k * D::size);
-                        };
-                        D d = (v.part[k] - constant(0)) - constant(1);
-                        v.part[k] = (u.part[k] * constant(2) - constant(3)) - d * constant(4);
-                    }
-                    store_wide(to + at, v, lanes);
-                });
-        }
-    });
+                for (int k = 0; k < W::parts; ++k) {
+                    const auto constant = [&](int j) __attribute__((always_inline)) {
+                        return loadu<Isa>(c[j] + at + k * D::size);
+                    };
+                    D d = v.part[k] - constant(0);
+                    if constexpr (sizeof(C) == 8) d = d - constant(1);
+                    v.part[k] = (u.part[k] * constant(2) - constant(3)) - d * constant(4);
+                }
+                store_wide(to + at, v, lanes);
+            });
+    }
 }
 
 template <class Isa, class C>
@@ -361,29 +388,29 @@ void backward_across(const NormShape& shape, const NormOperand* grad_x, const No
     constexpr std::ptrdiff_t lanes = D::size, strip = strip_registers * lanes;
     const Segments<Isa> segments(shape);
     const std::ptrdiff_t groups = shape.groups, strips = (groups + strip - 1) / strip;
-    DoubleArrays<Isa> table(6 * segments.count, groups), constants(5, groups);
+    constexpr int terms_count = GradientTerms<Isa, C>::count;
+    DoubleArrays<Isa> table(2 * terms_count * segments.count, groups), constants(5, groups);
     parallel_for<Isa>(segments.count * strips, [&](std::ptrdiff_t task) {
         const std::ptrdiff_t i = task / strips, row = task % strips * strip;
         const std::ptrdiff_t count = smaller<Isa>(groups - row, strip);
-        GradientTerms<Isa> terms[strip_registers];
+        GradientTerms<Isa, C> terms[strip_registers];
         for (std::ptrdiff_t r = 0; r * lanes < count; ++r)
             terms[r] = {load_some<Isa>(mean + row + r * lanes, count - r * lanes), D::splat(1)};
-        RowSums<Isa, 3> sums[strip_registers];
+        GradientSums<Isa, C> sums[strip_registers];
         strip_sums<Isa, C>(grad_y, x, segments[i], row, count, terms, sums);
         for (std::ptrdiff_t r = 0; r * lanes < count; ++r)
-            for (int t = 0; t < 3; ++t) {
-                double* const to = table[6 * i + 2 * t] + row + r * lanes;
+            for (int t = 0; t < terms_count; ++t) {
+                double* const to = table[2 * (terms_count * i + t)] + row + r * lanes;
                 store_some(to, sums[r].sum[t].hi, count - r * lanes);
                 store_some(to + table.pitch, sums[r].sum[t].lo, count - r * lanes);
             }
     });
     for (std::ptrdiff_t row = 0; row < groups; row += lanes) {
         const std::ptrdiff_t count = groups - row;
-        RowSums<Isa, 3> total;
-        for (int t = 0; t < 3; ++t) {
-            total.sum[t] = no_sum<Isa, Pair<Isa>>();
+        GradientSums<Isa, C> total = no_gradient<Isa, C>();
+        for (int t = 0; t < terms_count; ++t) {
             for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
-                const double* const from = table[6 * i + 2 * t] + row;
+                const double* const from = table[2 * (terms_count * i + t)] + row;
                 total.sum[t] = plus(total.sum[t], Pair<Isa>{load_some<Isa>(from, count),
                                                             load_some<Isa>(from + table.pitch,
                                                                            count)});
@@ -403,7 +430,15 @@ void backward_across(const NormShape& shape, const NormOperand* grad_x, const No
             store_some(grad_weight + row,
                        (total.value(1) - r.rest * total.value(0)) * scale, count);
     }
-    if (grad_x) emit_gradient_across<Isa, C>(shape, *grad_x, grad_y, x, constants);
+    if (grad_x)
+        for_positions<Isa>(shape.planes, shape.length, groups, [&](std::ptrdiff_t plane,
+                                                                   std::ptrdiff_t begin,
+                                                                   std::ptrdiff_t end) {
+            emit_gradient_across<Isa, C>(
+                *grad_x, grad_y, x, groups, begin, end,
+                {plane * grad_x->plane_stride, plane * grad_y.plane_stride, plane * x.plane_stride},
+                constants, 0);
+        });
     if constexpr (sizeof(C) == 8) {
         for (std::ptrdiff_t row = 0; row < groups; ++row) {
             if (gradient_prescale<Isa>(rstd[row], true) == 1) continue;
@@ -416,15 +451,103 @@ void backward_across(const NormShape& shape, const NormOperand* grad_x, const No
     }
 }
 
+// Group norm of channels-last images.
+template <class Isa, class C>
+void backward_channels(const NormShape& shape, const NormOperand* grad_x, const NormOperand& grad_y,
+                       const NormOperand& x, const NormAffine& affine, const double* mean,
+                       const double* rstd, bool constant, double* grad_weight, double* grad_bias) {
+    using D = Vec<Isa, double>;
+    constexpr std::ptrdiff_t lanes = D::size, strip = strip_registers * lanes;
+    constexpr int terms_count = GradientTerms<Isa, C>::count;
+    const Segments<Isa> segments(shape, true);
+    const std::ptrdiff_t planes = shape.planes, channels = shape.groups * planes;
+    const std::ptrdiff_t strips = (channels + strip - 1) / strip, pieces = segments.pieces;
+    DoubleArrays<Isa> table(2 * terms_count * pieces * shape.samples, channels);
+    DoubleArrays<Isa> means(shape.samples, channels), constants(5 * shape.samples, channels);
+    DoubleArrays<Isa> plane_sums(1, 2 * channels * shape.samples);
+    for (std::ptrdiff_t row = 0; row < shape.rows(); ++row)
+        for (std::ptrdiff_t k = 0; k < planes; ++k)
+            means[row / shape.groups][row % shape.groups * planes + k] = mean[row];
+    parallel_for<Isa>(shape.samples * pieces * strips, [&](std::ptrdiff_t task) {
+        const std::ptrdiff_t channel = task % strips * strip, image = task / strips;
+        const std::ptrdiff_t sample = image / pieces;
+        const std::ptrdiff_t count = smaller<Isa>(channels - channel, strip);
+        const std::ptrdiff_t begin = image % pieces * segment_columns;
+        const Segment s = {0, 1, begin, smaller<Isa>(shape.length - begin, segment_columns)};
+        GradientTerms<Isa, C> terms[strip_registers];
+        for (std::ptrdiff_t r = 0; r * lanes < count; ++r)
+            terms[r] = {load_some<Isa>(means[sample] + channel + r * lanes, count - r * lanes),
+                        D::splat(1)};
+        NormOperand image_g = grad_y, image_x = x;
+        image_g.data += sample_offset<Isa>(shape, grad_y, sample);
+        image_x.data += sample_offset<Isa>(shape, x, sample);
+        GradientSums<Isa, C> sums[strip_registers];
+        strip_sums<Isa, C>(image_g, image_x, s, channel, count, terms, sums);
+        for (std::ptrdiff_t r = 0; r * lanes < count; ++r)
+            for (int t = 0; t < terms_count; ++t) {
+                double* const to = table[2 * (terms_count * image + t)] + channel + r * lanes;
+                store_some(to, sums[r].sum[t].hi, count - r * lanes);
+                store_some(to + table.pitch, sums[r].sum[t].lo, count - r * lanes);
+            }
+    });
+    parallel_for<Isa>(shape.rows(), [&](std::ptrdiff_t row) {
+        const std::ptrdiff_t sample = row / shape.groups, group = row % shape.groups;
+        double* const of_row = plane_sums[0] + 2 * row * planes;
+        GradientSums<Isa, C> total = no_gradient<Isa, C>();
+        for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
+            const Segment s = segments[i];
+            const std::ptrdiff_t image = sample * pieces + s.begin / segment_columns;
+            const std::ptrdiff_t channel = group * planes + s.plane;
+            GradientSums<Isa, C> sums;
+            for (int t = 0; t < terms_count; ++t) {
+                const double* from = table[2 * (terms_count * image + t)] + channel;
+                sums.sum[t] = {D::splat(from[0]), D::splat(from[table.pitch])};
+            }
+            weigh_plane(sums, of_row + 2 * s.plane, s.begin == 0,
+                        affine.weight ? affine.weight[channel] : 1);
+            total.add_segment(sums);
+        }
+        const RowGradient<Isa> r =
+            row_gradient<Isa>(total, static_cast<double>(shape.cols()), D::splat(mean[row]),
+                              D::splat(rstd[row]), D::splat(1), D::splat(1), constant);
+        finish_planes(of_row, planes, r);
+        for (std::ptrdiff_t k = group * planes; k < (group + 1) * planes; ++k) {
+            const double weight = affine.weight ? affine.weight[k] : 1;
+            const double values[] = {r.mean[0], r.rest[0], rstd[row] * weight, r.c[0], r.t[0]};
+            for (int j = 0; j < 5; ++j) constants[5 * sample + j][k] = values[j];
+        }
+    });
+    if (grad_x)
+        for_positions<Isa>(shape.samples, shape.length, channels, [&](std::ptrdiff_t sample,
+                                                                      std::ptrdiff_t begin,
+                                                                      std::ptrdiff_t end) {
+            emit_gradient_across<Isa, C>(*grad_x, grad_y, x, channels, begin, end,
+                                         {sample_offset<Isa>(shape, *grad_x, sample),
+                                          sample_offset<Isa>(shape, grad_y, sample),
+                                          sample_offset<Isa>(shape, x, sample)},
+                                         constants, 5 * sample);
+        });
+    if constexpr (sizeof(C) == 8) {
+        for (std::ptrdiff_t row = 0; row < shape.rows(); ++row)
+            if (gradient_prescale<Isa>(rstd[row], true) != 1)
+                backward_row<Isa, C>(shape, grad_x, grad_y, x, affine, row, mean[row], rstd[row],
+                                     constant, nullptr, nullptr,
+                                     plane_sums[0] + 2 * row * planes, nullptr);
+    }
+    add_samples<Isa>(plane_sums[0], shape.samples, channels, grad_weight, grad_bias);
+}
+
 template <class Isa, class C>
 void norm_backward(const NormShape& shape, const NormOperand* grad_x, const NormOperand& grad_y,
                    const NormOperand& x, const NormAffine& affine, const double* mean,
                    const double* rstd, bool constant, double* grad_weight, double* grad_bias) {
     const bool across = lies_across<Isa, C>(shape, x) && lies_across<Isa, C>(shape, grad_y) &&
                         (grad_x == nullptr || lies_across<Isa, C>(shape, *grad_x)) &&
-                        affine.plane_step == 0 && affine.position_step == 0;
-    (across ? backward_across<Isa, C> : backward_along<Isa, C>)(
-        shape, grad_x, grad_y, x, affine, mean, rstd, constant, grad_weight, grad_bias);
+                        affine.position_step == 0;
+    const auto function = !across                     ? backward_along<Isa, C>
+                          : shape.planes_are_channels ? backward_channels<Isa, C>
+                                                      : backward_across<Isa, C>;
+    function(shape, grad_x, grad_y, x, affine, mean, rstd, constant, grad_weight, grad_bias);
 }
 
 template <class Isa, class C>

@@ -69,23 +69,23 @@ template <class Isa, class C>
 }
 
 template <class Isa, class C>
-[[gnu::always_inline]] inline Moments<Isa> moments_of(SumOf<Isa, C> s1, SumOf<Isa, C> s2,
+[[gnu::always_inline]] inline Moments<Isa> moments_of(ShiftedSums<Isa, C> sums,
                                                       Vec<Isa, double> shift, double count) {
     using D = Vec<Isa, double>;
     D n = D::splat(count);
     Moments<Isa> m;
     if constexpr (sizeof(C) == 8) {
-        s1 = fast_two_sum(s1.hi, s1.lo);
-        s2 = fast_two_sum(s2.hi, s2.lo);
+        const Pair<Isa> s1 = fast_two_sum(sums.s1.hi, sums.s1.lo);
+        const Pair<Isa> s2 = fast_two_sum(sums.s2.hi, sums.s2.lo);
         D q = s1.hi / n;
         m.mean = two_sum(shift, q);
         m.mean.lo = m.mean.lo + (fma(-q, n, s1.hi) + s1.lo) / n;
         Pair<Isa> square = div(mul(s1, s1), as_pair(n));
         m.m2 = add(s2, Pair<Isa>{-square.hi, -square.lo});
     } else {
-        D q = s1 / n;
+        D q = sums.s1 / n;
         m.mean = as_pair(shift + q);
-        m.m2 = as_pair(s2 - s1 * q);
+        m.m2 = as_pair(sums.s2 - sums.s1 * q);
     }
     // Of two equal numbers the difference may round below 0.
     Mask<Isa, double> negative = m.m2.hi < D::zero();
@@ -93,61 +93,82 @@ template <class Isa, class C>
     return m;
 }
 
+// Both sums folded: of a row in every lane, or of a channel a lane.
+template <class Isa, class C, class Form, int slots>
+[[gnu::always_inline]] inline ShiftedSums<Isa, C> folded(const ShiftedSums<Isa, C> (&sums)[slots]) {
+    SumOf<Isa, C> s1[slots], s2[slots];
+#pragma GCC unroll 16
+    for (int k = 0; k < slots; ++k) {
+        s1[k] = sums[k].s1;
+        s2[k] = sums[k].s2;
+    }
+    return {Form::fold(s1, Plus{}), Form::fold(s2, Plus{})};
+}
+
 template <class Isa, class C>
-Moments<Isa> segment_moments(const SegmentData<C>& x, const Segment& s, double prescale) {
+Moments<Isa> segment_moments(const SegmentData<C>& x, const Segment& s, bool fold_planes,
+                             double prescale) {
     using D = Vec<Isa, double>;
     constexpr int slots = sum_lanes / D::size;
-    ShiftedSums<Isa, C> sums[slots];
+    ShiftedSums<Isa, C> sums[slots], total = no_sums<Isa, C>();
 #pragma GCC unroll 8
     for (int k = 0; k < slots; ++k) sums[k] = no_sums<Isa, C>();
     const double first = static_cast<double>(x.data[0]);
     const D shift = D::splat(first * prescale), scale = D::splat(prescale);
-    for (std::ptrdiff_t k = 0; k < s.planes; ++k)
+    for (std::ptrdiff_t k = 0; k < s.planes; ++k) {
         each_slot<Isa, C, 1>(s.n, {x.data + k * x.pitch}, {first},
                              [&](int slot, std::ptrdiff_t, const D(&v)[1])
                                  __attribute__((always_inline)) {
                                      sums[slot].add_term(v[0], shift, scale);
                                  });
-    SumOf<Isa, C> s1[slots], s2[slots];
+        if (!fold_planes && k + 1 < s.planes) continue;
+        const ShiftedSums<Isa, C> plane = folded<Isa, C, Along<Isa, C>>(sums);
+        total = {plus(total.s1, plane.s1), plus(total.s2, plane.s2)};
 #pragma GCC unroll 8
-    for (int k = 0; k < slots; ++k) {
-        s1[k] = sums[k].s1;
-        s2[k] = sums[k].s2;
+        for (int j = 0; j < slots; ++j) sums[j] = no_sums<Isa, C>();
     }
-    return moments_of<Isa, C>(Along<Isa, C>::fold(s1, Plus{}), Along<Isa, C>::fold(s2, Plus{}),
-                              shift, static_cast<double>(s.planes * s.n));
+    return moments_of<Isa, C>(total, shift, static_cast<double>(s.planes * s.n));
 }
 
-// The same of the rows [row, row + count) of a strip, in `strip_registers` registers at most.
+// The sums of channels [channel, channel + count) of a strip over a segment, in `strip_registers`
+// registers at most, with these shifts.
 template <class Isa, class C>
-void strip_moments(const NormOperand& x, const Segment& s, std::ptrdiff_t row,
-                   std::ptrdiff_t count,
-                   Moments<Isa> (&moments)[strip_registers]) {
+void strip_shifted_sums(const NormOperand& x, const Segment& s, std::ptrdiff_t channel,
+                        std::ptrdiff_t count, const Vec<Isa, double> (&shift)[strip_registers],
+                        ShiftedSums<Isa, C> (&result)[strip_registers]) {
     using D = Vec<Isa, double>;
     constexpr int lanes = D::size;
     ShiftedSums<Isa, C> sums[strip_registers][sum_lanes];
+    for (int r = 0; r * lanes < count; ++r)
+        for (int j = 0; j < sum_lanes; ++j) sums[r][j] = no_sums<Isa, C>();
+    each_strip<Isa, C, 1>(s, {&x}, channel, count,
+                          [&](int r, int lane, const D(&v)[1]) __attribute__((always_inline)) {
+                              sums[r][lane].add_term(v[0], shift[r], D::splat(1));
+                          });
+    for (int r = 0; r * lanes < count; ++r) result[r] = folded<Isa, C, Across<Isa, C>>(sums[r]);
+}
+
+// The moments of rows that are channels.
+template <class Isa, class C>
+void strip_moments(const NormOperand& x, const Segment& s, std::ptrdiff_t row,
+                   std::ptrdiff_t count, Moments<Isa> (&moments)[strip_registers]) {
+    using D = Vec<Isa, double>;
+    constexpr int lanes = D::size;
     D shift[strip_registers];
+    ShiftedSums<Isa, C> sums[strip_registers];
     const C* first = reinterpret_cast<const C*>(x.data + s.plane * x.plane_stride +
                                                 s.begin * x.length_stride[0]) +
                      row;
     for (int r = 0; r * lanes < count; ++r) {
         const std::ptrdiff_t here = smaller<Isa>(count - r * lanes, std::ptrdiff_t{lanes});
         shift[r] = load_wide<Isa>(first + r * lanes, FirstLanes{static_cast<int>(here)}).part[0];
-        for (int j = 0; j < sum_lanes; ++j) sums[r][j] = no_sums<Isa, C>();
     }
-    each_strip<Isa, C, 1>(s, {&x}, row, count,
-                          [&](int r, int lane, const D(&v)[1]) __attribute__((always_inline)) {
-                              sums[r][lane].add_term(v[0], shift[r], D::splat(1));
-                          });
+    strip_shifted_sums<Isa, C>(x, s, row, count, shift, sums);
     for (int r = 0; r * lanes < count; ++r) {
-        SumOf<Isa, C> s1[sum_lanes], s2[sum_lanes];
-        for (int j = 0; j < sum_lanes; ++j) {
-            s1[j] = sums[r][j].s1;
-            s2[j] = sums[r][j].s2;
-        }
-        moments[r] = moments_of<Isa, C>(Across<Isa, C>::fold(s1, Plus{}),
-                                        Across<Isa, C>::fold(s2, Plus{}), shift[r],
-                                        static_cast<double>(s.planes * s.n));
+        // As along, where the only plane's sums join an empty total.
+        const ShiftedSums<Isa, C> none = no_sums<Isa, C>();
+        moments[r] = moments_of<Isa, C>({plus(none.s1, sums[r].s1), plus(none.s2, sums[r].s2)},
+                                        shift[r], static_cast<double>(s.planes * s.n));
     }
 }
 
@@ -185,7 +206,7 @@ Moments<Isa> row_moments(const NormShape& shape, const NormOperand& x, std::ptrd
         const Segment s = segments[i];
         const double n = static_cast<double>(s.planes * s.n);
         const Moments<Isa> m = segment_moments<Isa>(
-            read_segment<Isa>(shape, x, row, s, scratch), s, prescale);
+            read_segment<Isa>(shape, x, row, s, scratch), s, shape.planes_are_channels, prescale);
         total = i == 0 ? m : merged(total, seen, m, n);
         seen += n;
     }

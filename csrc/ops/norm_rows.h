@@ -4,13 +4,15 @@
 // A row is cut into segments of at most 4096 columns: as many whole planes as fit, or a piece of one
 // plane. In a segment, 16 logical lanes of float64 (simd/sum.h): lane j adds the positions j, j + 16,
 // j + 32, ... of each plane, in that order; the lanes are folded as everywhere, and the segments
-// combined in order. Terms of float64 arrays are added with their rounding errors (Pair). Nothing of
-// this depends on layout, threads, register width, or the other rows.
+// combined in order. Where the planes of a row are channels (group norm), the lanes of each plane are
+// folded and the planes' sums added in order, so that all channels can be worked on side by side.
+// Terms of float64 arrays are added with their rounding errors (Pair). Nothing of this depends on layout,
+// threads, register width, or the other rows.
 //
 //   along    registers hold neighbouring positions of one row; what does not lie so, or is no compute
 //            type, passes through scratch, a segment at a time.
-//   across   the rows are neighbours in memory (channels-last, or (N, C)): registers hold one
-//            position of neighbouring rows, up to 8 registers side by side so that memory is
+//   across   channels are neighbours in memory (channels-last, or (N, C)): registers hold one
+//            position of neighbouring channels, up to 8 registers side by side so that memory is
 //            read in whole cache lines.
 #include "../norm_plan.h"
 #include "rows.h"
@@ -59,8 +61,13 @@ bool lies_along(const NormShape& shape, const NormOperand& a) {
 }
 template <class Isa, class C>
 bool lies_across(const NormShape& shape, const NormOperand& a) {
-    return a.type == storage_of<C> && shape.length_ndim == 1 && shape.samples == 1 &&
-           shape.groups > 1 && a.group_stride == sizeof(C);
+    if (a.type != storage_of<C> || shape.length_ndim != 1) return false;
+    if (!shape.planes_are_channels)
+        return shape.samples == 1 && shape.groups > 1 && a.group_stride == sizeof(C);
+    return (shape.planes == 1 || a.plane_stride == sizeof(C)) &&
+           (shape.groups == 1 ||
+            a.group_stride == shape.planes * static_cast<std::ptrdiff_t>(sizeof(C))) &&
+           shape.groups * shape.planes > 1;
 }
 
 // A segment of one row: plane k at data + k * pitch. Read into scratch if it does not lie along.
@@ -134,12 +141,24 @@ template <class Isa, class C>
     return v;
 }
 template <class Isa, class C>
-[[gnu::always_inline]] inline Wide<Isa, C> load_wide(const C* p, FirstLanes lanes) {
-    Vec<Isa, C> v = load<Isa>(p, lanes);
+[[gnu::always_inline]] inline Wide<Isa, C> widened(Vec<Isa, C> v) {
     if constexpr (sizeof(C) == 8) {
         return {{v}};
     } else {
         return {{widen_low(v), widen_high(v)}};
+    }
+}
+template <class Isa, class C>
+[[gnu::always_inline]] inline Wide<Isa, C> load_wide(const C* p, FirstLanes lanes) {
+    return widened<Isa, C>(load<Isa>(p, lanes));
+}
+// The first `count` lanes.
+template <class Isa, class C>
+[[gnu::always_inline]] inline Mask<Isa, C> first_lanes(int count) {
+    if constexpr (sizeof(C) == 8) {
+        return lane_numbers<Isa>() < Vec<Isa, double>::splat(count);
+    } else {
+        return loadu<Isa>(lane_index) < Mask<Isa, C>::splat(count);
     }
 }
 template <class Isa, class C, class L>
@@ -169,20 +188,22 @@ template <class Isa, class C, int inputs, class Body>
             body(s, i + s * lanes, v);
         }
     }
-    for (int s = 0; i < n; i += V::size) {
+    for (int s = 0; i < n; i += V::size, s += Wide<Isa, C>::parts) {
         const int here = static_cast<int>(smaller<Isa>(n - i, std::ptrdiff_t{V::size}));
         Wide<Isa, C> w[inputs];
 #pragma GCC unroll 2
-        for (int k = 0; k < inputs; ++k) w[k] = load_wide<Isa>(in[k] + i, FirstLanes{here});
+        for (int k = 0; k < inputs; ++k) {
+            V v = load<Isa>(in[k] + i, FirstLanes{here});
+            if (beyond[k] != 0)
+                v = select(first_lanes<Isa, C>(here), v, V::splat(static_cast<C>(beyond[k])));
+            w[k] = widened<Isa, C>(v);
+        }
 #pragma GCC unroll 2
-        for (int part = 0; part < Wide<Isa, C>::parts; ++part, ++s) {
+        for (int part = 0; part < Wide<Isa, C>::parts; ++part) {
             D v[inputs];
-            Mask<Isa, double> there =
-                lane_numbers<Isa>() < D::splat(static_cast<double>(here - part * lanes));
 #pragma GCC unroll 2
-            for (int k = 0; k < inputs; ++k)
-                v[k] = select(there, w[k].part[part], D::splat(beyond[k]));
-            body(s, i + part * lanes, v);
+            for (int k = 0; k < inputs; ++k) v[k] = w[k].part[part];
+            body(s + part, i + part * lanes, v);
         }
     }
 }
@@ -219,12 +240,13 @@ template <class Isa, class S>
 // Registers side by side on the way across, and how much of a strip they cover.
 constexpr int strip_registers = 8;
 
-// The rows [row, row + count) of a strip, for positions of a segment: body(register, lane, values).
+// Channels [channel, channel + count) of a strip, for the positions of a segment whose planes are not
+// channels: body(register, lane, values).
 // The last register may be partial: its lanes beyond `count` are loaded as 0.
 template <class Isa, class C, int inputs, class Body>
 [[gnu::always_inline]] inline void each_strip(const Segment& s,
                                               const NormOperand* const (&in)[inputs],
-                                              std::ptrdiff_t row, std::ptrdiff_t count,
+                                              std::ptrdiff_t channel, std::ptrdiff_t count,
                                               const Body& body) {
     using D = Vec<Isa, double>;
     constexpr int lanes = D::size;
@@ -236,7 +258,7 @@ template <class Isa, class C, int inputs, class Body>
         for (int j = 0; j < inputs; ++j) {
             step[j] = in[j]->length_stride[0] / static_cast<std::ptrdiff_t>(sizeof(C));
             p[j] = reinterpret_cast<const C*>(in[j]->data + (s.plane + k) * in[j]->plane_stride) +
-                   row + s.begin * step[j];
+                   channel + s.begin * step[j];
         }
         for (std::ptrdiff_t i = 0; i < s.n; ++i) {
             const int lane = static_cast<int>(i % sum_lanes);

@@ -50,13 +50,13 @@ def dropout(
     -----
     An element is kept where the next 32 random bits, in C order, are a number of at least
     round(p 2^32): p = 0 keeps all and p = 1 none, and the mask depends on the seed and the
-    shape only. Dropped elements are exactly 0, also infinite ones and NaN. Kept ones are multiplied by
-    1 / (1 - p) in the dtype computed in: 1.5 ULP, exact for p = 0 and 1/2.
+    shape only. Dropped elements are exactly 0, also infinite ones and NaN. Kept ones are
+    multiplied by 1 / (1 - p) in the dtype computed in: 1.5 ULP, exact for p = 0 and 1/2.
 
     References
     ----------
-    N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15
-    (2014).
+    N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR
+    15 (2014).
 
     Examples
     --------

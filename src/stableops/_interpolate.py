@@ -33,8 +33,8 @@ def interpolate(
         The result gets floor(H * factor) rows, and positions are divided by the factor itself.
         Exactly one of `size` and `scale_factor` must be given.
     mode : "nearest" or "bilinear"
-        Nearest takes row floor(i / factor), or i // 2 where the size doubles exactly. Bilinear weights the four pixels around
-        ((i + 1/2) / factor - 1/2, ...), clamped to the image.
+        Nearest takes row floor(i / factor), or i // 2 where the size doubles exactly. Bilinear
+        weights the four pixels around ((i + 1/2) / factor - 1/2, ...), clamped to the image.
     align_corners : bool
         Bilinear only: the centres of the corner pixels of both images coincide; row i lies at
         i * (H - 1) / (OH - 1), whatever the factor.
@@ -49,8 +49,8 @@ def interpolate(
     TypeError
         If `input` has a dtype that is not allowed, or a setting is of a wrong type.
     ValueError
-        If `input` is no image or empty, if none or both of `size` and `scale_factor` are given or one
-        is out of range, if `mode` is unknown, or `align_corners` does not go with it.
+        If `input` is no image or empty, if none or both of `size` and `scale_factor` are given or
+        one is out of range, if `mode` is unknown, or `align_corners` does not go with it.
 
     Notes
     -----

@@ -39,8 +39,8 @@ def batch_norm(
         (N, C) or (N, C, ...), float64, float32, float16 or bfloat16. Any strides; if channels vary
         fastest in memory (channels-last), they do in the result.
     running_mean, running_var : ndarray, optional
-        (C,). Without `training` they are the mean and the variance. With `training`, where they may be
-        left out, they are updated in place: ``r = (1 - momentum) * r + momentum * statistic``,
+        (C,). Without `training` they are the mean and the variance. With `training`, where they may
+        be left out, they are updated in place: ``r = (1 - momentum) * r + momentum * statistic``,
         the variance's statistic being the unbiased one.
     weight, bias : array_like, optional
         (C,); 1 and 0 if left out.
@@ -65,8 +65,8 @@ def batch_norm(
     TypeError
         If an array has a dtype that is not allowed, or a setting is no number.
     ValueError
-        If shapes do not fit; if `eps` is negative; if with `training` there is one value per channel
-        only; if without `training` the running statistics are missing.
+        If shapes do not fit; if `eps` is negative; if with `training` there is only one value per
+        channel; if without `training` the running statistics are missing.
 
     Notes
     -----
@@ -86,8 +86,8 @@ def batch_norm(
     ----------
     .. [1] T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample variance:
        analysis and recommendations", The American Statistician 37 (1983).
-    .. [2] S. Ioffe, C. Szegedy, "Batch normalization: accelerating deep network training by reducing
-       internal covariate shift", ICML 2015.
+    .. [2] S. Ioffe, C. Szegedy, "Batch normalization: accelerating deep network training by
+       reducing internal covariate shift", ICML 2015.
 
     Examples
     --------
@@ -156,10 +156,10 @@ def batch_norm_backward(
     -----
     ``grad_input = weight rstd (g - sum(g) / n - d rstd^2 sum(g d) / n)`` with d = x - mean; without
     `training` it is ``weight rstd g``. Sums in float64 (with the rounding errors of the additions
-    for float64 arrays), in segments of 4096 values; the rounding error of the saved mean is found from
-    sum(d) and taken out, so that nearly constant channels keep their digits. Each gradient differs
-    from the exact one by at most 1 ULP and 2^-40 (float64: 2^-48) of the sum of its terms' absolute
-    values.
+    for float64 arrays), in segments of 4096 values. For float64 arrays the rounding error of the
+    saved mean is found from sum(d) and taken out, so nearly constant channels keep their digits.
+    Each gradient differs from the exact one by at most 1 ULP and 2^-40 (float64: 2^-48) of the sum
+    of its terms' absolute values.
 
     Examples
     --------
@@ -384,8 +384,8 @@ def layer_norm_backward(
 
     Notes
     -----
-    Formula and error bounds as in :func:`batch_norm_backward`, with weight g for g. `grad_weight` and
-    `grad_bias` add up rows in float64, in 64 runs at most whose sums are added in order.
+    Formula and error bounds as in :func:`batch_norm_backward`, with weight g for g. `grad_weight`
+    and `grad_bias` add up rows in float64, in 64 runs at most whose sums are added in order.
 
     Examples
     --------
@@ -404,7 +404,7 @@ def layer_norm_backward(
 def local_response_norm(
     input: ArrayLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Any:
-    """Local response normalisation, x / (k + alpha / size * sum x^2)^beta over neighbouring channels.
+    """Local response normalisation, x / (k + alpha / size * sum x^2)^beta over channels next to it.
 
     Parameters
     ----------
@@ -430,8 +430,8 @@ def local_response_norm(
 
     Notes
     -----
-    For alpha >= 0, k > 0 and \\|beta\\| <= 1: 0.51 ULP in float32 (computed in float64), float16 and
-    bfloat16 are rounded once more; 3 ULP in float64, where \\|x\\| > 2^511, whose square overflows,
+    For alpha >= 0, k > 0 and abs(beta) <= 1: 0.51 ULP in float32 (computed in float64); float16 and
+    bfloat16 are rounded once more; 3 ULP in float64, where abs(x) > 2^511, whose square overflows,
     gives 0. A negative base gives NaN.
 
     References
@@ -481,9 +481,9 @@ def local_response_norm_backward(
 
     Notes
     -----
-    With b the base of the power: ``g b^-beta - 2 alpha beta / size x sum of g_j x_j b_j^(-beta - 1)``
-    over the channels j whose windows reach this one. Computed in float64: 1 ULP and 2^-40 of the
-    sum of the terms' absolute values (float64: 2^-49 times size).
+    With b the base of the power: ``g b^-beta - 2 alpha beta / size x sum of g_j x_j b_j^(-beta -
+    1)`` over the channels j whose windows reach this one. Computed in float64: 1 ULP and 2^-40 of
+    the sum of the terms' absolute values (float64: 2^-49 times size).
 
     Examples
     --------

@@ -31,7 +31,7 @@ def pixel_shuffle(input: ArrayLike, upscale_factor: int) -> Any:
     TypeError
         If `upscale_factor` is no int.
     ValueError
-        If `input` has fewer than three dimensions, or a number of channels that r * r does not divide.
+        If `input` has fewer than three dimensions, or r * r does not divide its channels.
 
     Notes
     -----

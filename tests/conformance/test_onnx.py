@@ -180,7 +180,7 @@ def resize(node, x, sizes_or_scales):
 
 
 def resizes_as_pytorch(case):
-    """Bilinear, or nearest by whole factors, where ONNX's default places agree with floor(i / factor)."""
+    """Bilinear, or nearest by whole factors, where ONNX's default places are floor(i / factor)."""
     node = {a.name: onnx.helper.get_attribute_value(a) for a in case.model.graph.node[0].attribute}
     mode = node.get("mode", b"nearest")
     places = node.get("coordinate_transformation_mode", b"half_pixel")
