@@ -113,6 +113,17 @@ def bound(float32, float64, dtype):
     return 0.5 + float32 * 2.0 ** (ml_dtypes.finfo(dtype).nmant - 23)
 
 
+# The worst rows that benchmarks/search_rows.py has found, by function and dtype.
+FOUND_BY_SEARCH = {
+    "softmax float32": "-0x1.61f83cp+4 0x1.fc0a72p+5 -0x1.61f838p+4",
+    "log_softmax float64": "-0x0.8000000000003p-1022 -0x1.613c16d4beadcp+9",
+    "log_softmax float32": "0x1.81d026p+1 0x1.81d026p+1 -0x1.7f6698p+1 -0x1.7f6696p+1",
+    "logsumexp float64": "0x0.8p-1022 -0x1.613c16d4beadcp+9",
+    "logsumexp float32": "-0x1.f1e75p+0 -0x1.f1e75p+0 -0x1.f1e75p+0 -0x1.f1e752p+0",
+    "softmax_cross_entropy float32": "-0x1.35756ap+4 -0x1.346d6ap+4",
+}
+
+
 def adversarial_rows(dtype):
     """Finite rows of dtype at which formulas lose digits, by name."""
     info = ml_dtypes.finfo(dtype)
@@ -148,6 +159,8 @@ def adversarial_rows(dtype):
     rows["zeros of both signs"] = [0.0, -0.0]
     rows["subnormal"] = [tiny, -tiny, 3 * tiny, 0.0]
     rows["one column"] = [-7.25]
+    for name, row_text in FOUND_BY_SEARCH.items():
+        rows[f"worst of {name}"] = [float.fromhex(v) for v in row_text.split()]
     with np.errstate(over="ignore"):
         return {name: np.array(x, np.float64).astype(dtype) for name, x in rows.items()}
 

@@ -278,6 +278,19 @@ def test_backward(name, dtype, bound):
     check_backward(name, getattr(so, name), dtype, bound)
 
 
+@pytest.mark.parametrize("name", ["log_sigmoid_backward", "softplus_backward"])
+def test_backward_where_only_a_large_gradient_leaves_anything(name):
+    """exp(-1400) is no double, but 1e308 exp(-1400) is; found by benchmarks/search.py."""
+    x = np.array([690.0, 745.5, 1399.9, 1400.1, 1410.5, 1417.25, 1440, 1454, 1456, 2.4e41, np.inf])
+    x = x if name == "log_sigmoid_backward" else -x
+    for gradient in (1.7e308, -3.2620024610926267e294, 1.0):
+        g = np.full_like(x, gradient)
+        exact = [getattr(reference, name)(float(a), float(b)) for a, b in zip(g, x, strict=True)]
+        got = getattr(so, name)(g, x)
+        assert worst_ulp_error(got, exact, np.float64)[0] <= 2.0
+        assert (got[-3:] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_backward_check_refuses_a_difference(dtype):
     """1 - sigmoid(x) has no digits left where sigmoid(x) is next to 1."""

@@ -2,6 +2,9 @@
 
 import inspect
 import re
+import shutil
+import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,19 @@ def test_exports_are_sorted_and_complete():
             continue
         names = re.search(r"^__all__ = \[(.*?)\]", module.read_text(), re.MULTILINE | re.DOTALL)
         assert names, f"{module.name} has no __all__"
+
+
+@pytest.mark.skipif(shutil.which("strip") is None, reason="needs strip (package binutils)")
+def test_wheel_is_small(tmp_path):
+    """Under 3 MB compressed, as a wheel is: more means that kernels are instantiated too often."""
+    extension = Path(stableops._core.__file__)
+    stripped = tmp_path / extension.name
+    subprocess.run(["strip", "-o", stripped, extension], check=True)
+    compressed = len(zlib.compress(stripped.read_bytes(), 6))
+    package = [
+        path
+        for path in (ROOT / "src" / "stableops").rglob("*")
+        if path.suffix not in {".so", ".pyc"}
+    ]
+    others = sum(len(zlib.compress(path.read_bytes(), 6)) for path in package if path.is_file())
+    assert compressed + others < 3_000_000

@@ -1,6 +1,7 @@
 #include "../kernels.h"
 #include "detection.h"
 #include "families.h"
+#include "function.h"
 
 namespace stableops {
 namespace {
@@ -54,8 +55,8 @@ py::object box_convert(const py::object& boxes_object, const std::string& in_fmt
 }
 
 // An (N, M) array of what the selected kernel says of N and M boxes.
-template <class Select>
-py::object pairwise(const py::object& boxes1, const py::object& boxes2, Select select) {
+template <auto select>
+py::object pairwise(const py::object& boxes1, const py::object& boxes2) {
     FloatArray a = as_boxes(boxes1, "boxes1");
     FloatArray b = as_boxes(boxes2, "boxes2");
     const FloatArray* const both[] = {&a, &b};
@@ -75,21 +76,12 @@ py::object pairwise(const py::object& boxes1, const py::object& boxes2, Select s
 }  // namespace
 
 void bind_boxes(py::module_& m) {
-    m.def("box_area", &box_area);
-    m.def("box_convert", &box_convert);
-    m.def("box_iou", [](const py::object& boxes1, const py::object& boxes2) {
-        return pairwise(boxes1, boxes2, [](const auto& family) { return family.box_iou; });
-    });
-    m.def("generalized_box_iou", [](const py::object& boxes1, const py::object& boxes2) {
-        return pairwise(boxes1, boxes2,
-                        [](const auto& family) { return family.generalized_box_iou; });
-    });
-    m.def("distance_box_iou", [](const py::object& boxes1, const py::object& boxes2) {
-        return pairwise(boxes1, boxes2, [](const auto& family) { return family.distance_box_iou; });
-    });
-    m.def("complete_box_iou", [](const py::object& boxes1, const py::object& boxes2) {
-        return pairwise(boxes1, boxes2, [](const auto& family) { return family.complete_box_iou; });
-    });
+    def<box_area>(m, "box_area");
+    def<box_convert>(m, "box_convert");
+    def<pairwise<[](const auto& f) { return f.box_iou; }>>(m, "box_iou");
+    def<pairwise<[](const auto& f) { return f.generalized_box_iou; }>>(m, "generalized_box_iou");
+    def<pairwise<[](const auto& f) { return f.distance_box_iou; }>>(m, "distance_box_iou");
+    def<pairwise<[](const auto& f) { return f.complete_box_iou; }>>(m, "complete_box_iou");
 }
 
 }  // namespace stableops

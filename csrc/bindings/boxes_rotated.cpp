@@ -1,6 +1,7 @@
 #include "../kernels.h"
 #include "detection.h"
 #include "families.h"
+#include "function.h"
 
 namespace stableops {
 namespace {
@@ -36,8 +37,8 @@ py::object nms_rotated(const py::object& boxes, const py::object& scores,
 }  // namespace
 
 void bind_boxes_rotated(py::module_& m) {
-    m.def("box_iou_rotated", &box_iou_rotated);
-    m.def("nms_rotated", &nms_rotated);
+    def<box_iou_rotated>(m, "box_iou_rotated");
+    def<nms_rotated>(m, "nms_rotated");
 }
 
 }  // namespace stableops

@@ -3,8 +3,8 @@
 
 #include "../conv2d_shape.h"
 #include "../kernels.h"
-#include "array.h"
 #include "families.h"
+#include "function.h"
 #include "output_mask.h"
 #include "packed_weight.h"
 
@@ -494,24 +494,22 @@ PackedWeight pack_conv2d_weight(const py::object& weight_object, const py::objec
 
 void bind_conv2d(py::module_& m) {
     bind_packed_weight(m);
-    m.def("conv2d", conv2d);
-    m.def("pack_conv2d_weight", pack_conv2d_weight);
-    m.def("conv2d_backward",
-          [](const py::object& grad_output, const py::object& input, const py::object& weight,
-             const py::object& stride, const py::object& padding, const py::object& dilation,
-             const py::object& groups, const py::object& output_mask) {
-              return conv2d_backward(grad_output, input, weight, stride, padding, dilation, groups,
-                                     output_mask_of(output_mask));
-          });
-    m.def("conv_transpose2d", conv_transpose2d);
-    m.def("conv_transpose2d_backward",
-          [](const py::object& grad_output, const py::object& input, const py::object& weight,
-             const py::object& stride, const py::object& padding, const py::object& output_padding,
-             const py::object& groups, const py::object& dilation, const py::object& output_mask) {
-              return conv_transpose2d_backward(grad_output, input, weight, stride, padding,
-                                               output_padding, groups, dilation,
-                                               output_mask_of(output_mask));
-          });
+    def<conv2d>(m, "conv2d");
+    def<pack_conv2d_weight>(m, "pack_conv2d_weight");
+    def<[](const py::object& grad_output, const py::object& input, const py::object& weight,
+           const py::object& stride, const py::object& padding, const py::object& dilation,
+           const py::object& groups, const py::object& output_mask) {
+        return conv2d_backward(grad_output, input, weight, stride, padding, dilation, groups,
+                               output_mask_of(output_mask));
+    }>(m, "conv2d_backward");
+    def<conv_transpose2d>(m, "conv_transpose2d");
+    def<[](const py::object& grad_output, const py::object& input, const py::object& weight,
+           const py::object& stride, const py::object& padding, const py::object& output_padding,
+           const py::object& groups, const py::object& dilation, const py::object& output_mask) {
+        return conv_transpose2d_backward(grad_output, input, weight, stride, padding,
+                                         output_padding, groups, dilation,
+                                         output_mask_of(output_mask));
+    }>(m, "conv_transpose2d_backward");
 }
 
 }  // namespace stableops

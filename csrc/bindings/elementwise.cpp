@@ -184,7 +184,7 @@ void bind_elementwise(py::module_& m) {
     }>(m, "leaky_relu_backward");
     def<prelu>(m, "prelu");
     def<prelu_grad_input>(m, "prelu_grad_input");
-    m.def("check_probability", [](const py::object& p) { probability(p); });
+    def<[](const py::object& p) { probability(p); }>(m, "check_probability");
     def<[](const py::object& x, const py::object& mask, const py::object& p) {
         return dropout(x, "input", mask, p);
     }>(m, "dropout");

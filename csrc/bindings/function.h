@@ -48,7 +48,14 @@ PyObject* call(Result (*f)(Parameters...), PyObject* const* arguments, Py_ssize_
                                  " positional arguments are needed, " + std::to_string(count) +
                                  " were given");
         return [&]<std::size_t... i>(std::index_sequence<i...>) {
-            return f(argument<std::remove_cvref_t<Parameters>>(arguments[i])...).release().ptr();
+            if constexpr (std::is_void_v<Result>) {
+                f(argument<std::remove_cvref_t<Parameters>>(arguments[i])...);
+                return py::none().release().ptr();
+            } else {
+                return py::cast(f(argument<std::remove_cvref_t<Parameters>>(arguments[i])...))
+                    .release()
+                    .ptr();
+            }
         }(std::index_sequence_for<Parameters...>());
     } catch (...) {
         raise_current_exception();

@@ -3,8 +3,8 @@
 #include <limits>
 
 #include "../kernels.h"
-#include "array.h"
 #include "families.h"
+#include "function.h"
 #include "number.h"
 
 namespace stableops {
@@ -200,8 +200,8 @@ py::object interpolate_backward(const py::object& grad_output, const py::object&
 }  // namespace
 
 void bind_interpolate(py::module_& m) {
-    m.def("interpolate", interpolate);
-    m.def("interpolate_backward", interpolate_backward);
+    def<interpolate>(m, "interpolate");
+    def<interpolate_backward>(m, "interpolate_backward");
 }
 
 }  // namespace stableops

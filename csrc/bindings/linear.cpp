@@ -1,8 +1,8 @@
 // Linear layers as 1x1 convolutions: the rows of the input are the pixels of one image.
 #include "../conv2d_shape.h"
 #include "../kernels.h"
-#include "array.h"
 #include "families.h"
+#include "function.h"
 #include "output_mask.h"
 #include "packed_weight.h"
 
@@ -218,12 +218,12 @@ PackedWeight pack_linear_weight(const py::object& weight_object) {
 }  // namespace
 
 void bind_linear(py::module_& m) {
-    m.def("linear", linear);
-    m.def("pack_linear_weight", pack_linear_weight);
-    m.def("linear_backward", [](const py::object& grad_output, const py::object& input,
-                                const py::object& weight, const py::object& output_mask) {
+    def<linear>(m, "linear");
+    def<pack_linear_weight>(m, "pack_linear_weight");
+    def<[](const py::object& grad_output, const py::object& input, const py::object& weight,
+           const py::object& output_mask) {
         return linear_backward(grad_output, input, weight, output_mask_of(output_mask));
-    });
+    }>(m, "linear_backward");
 }
 
 }  // namespace stableops

@@ -6,6 +6,7 @@
 #include "../kernels.h"
 #include "class_labels.h"
 #include "families.h"
+#include "function.h"
 #include "output_mask.h"
 #include "packed_weight.h"
 #include "row_arrays.h"
@@ -126,13 +127,12 @@ py::object linear_cross_entropy(const py::object& input, const py::object& weigh
 }  // namespace
 
 void bind_linear_cross_entropy(py::module_& m) {
-    m.def("linear_cross_entropy",
-          [](const py::object& input, const py::object& weight, const py::object& labels,
-             const py::object& bias, std::int64_t ignore_index, double smoothing,
-             const std::string& reduction, bool return_grad, const py::object& output_mask) {
-              return linear_cross_entropy(input, weight, labels, bias, ignore_index, smoothing,
-                                          reduction, return_grad, output_mask_of(output_mask));
-          });
+    def<[](const py::object& input, const py::object& weight, const py::object& labels,
+           const py::object& bias, std::int64_t ignore_index, double smoothing,
+           const std::string& reduction, bool return_grad, const py::object& output_mask) {
+        return linear_cross_entropy(input, weight, labels, bias, ignore_index, smoothing,
+                                    reduction, return_grad, output_mask_of(output_mask));
+    }>(m, "linear_cross_entropy");
 }
 
 }  // namespace stableops

@@ -1,6 +1,7 @@
 #include "../kernels.h"
 #include "detection.h"
 #include "families.h"
+#include "function.h"
 
 namespace stableops {
 namespace {
@@ -33,8 +34,8 @@ py::object batched_nms(const py::object& boxes, const py::object& scores, const 
 }  // namespace
 
 void bind_nms(py::module_& m) {
-    m.def("nms", &nms);
-    m.def("batched_nms", &batched_nms);
+    def<nms>(m, "nms");
+    def<batched_nms>(m, "batched_nms");
 }
 
 }  // namespace stableops

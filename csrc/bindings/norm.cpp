@@ -1,8 +1,8 @@
 #include <cmath>
 
 #include "../kernels.h"
-#include "array.h"
 #include "families.h"
+#include "function.h"
 #include "number.h"
 #include "output_mask.h"
 #include "row_arrays.h"
@@ -419,7 +419,7 @@ py::tuple backward(FloatArray grad, FloatArray x, const Parameter& weight, const
     const Dtype dtype = common_dtype({&grad, &x}, {&weight});
     cast_to(grad, dtype);
     cast_to(x, dtype);
-    FloatArray grad_x, grad_weight, grad_bias;
+    FloatArray grad_x = {}, grad_weight = {}, grad_bias = {};
     const auto zeros = [&] {
         FloatArray sums = float64_array(weight_ndim, weight_shape);
         std::fill_n(sums.data<double>(), sums.size(), 0.0);
@@ -592,15 +592,15 @@ py::object local_response_norm_backward(const py::object& grad_object, const py:
 }  // namespace
 
 void bind_norm(py::module_& m) {
-    m.def("batch_norm", batch_norm);
-    m.def("batch_norm_backward", batch_norm_backward);
-    m.def("group_norm", group_norm);
-    m.def("group_norm_backward", group_norm_backward);
-    m.def("layer_norm", layer_norm);
-    m.def("layer_norm_backward", layer_norm_backward);
-    m.def("local_response_norm", local_response_norm);
-    m.def("local_response_norm_backward", local_response_norm_backward);
-    m.def("prelu_grad_weight", prelu_grad_weight);
+    def<batch_norm>(m, "batch_norm");
+    def<batch_norm_backward>(m, "batch_norm_backward");
+    def<group_norm>(m, "group_norm");
+    def<group_norm_backward>(m, "group_norm_backward");
+    def<layer_norm>(m, "layer_norm");
+    def<layer_norm_backward>(m, "layer_norm_backward");
+    def<local_response_norm>(m, "local_response_norm");
+    def<local_response_norm_backward>(m, "local_response_norm_backward");
+    def<prelu_grad_weight>(m, "prelu_grad_weight");
 }
 
 }  // namespace stableops

@@ -2,8 +2,8 @@
 #include <optional>
 
 #include "../kernels.h"
-#include "array.h"
 #include "families.h"
+#include "function.h"
 
 namespace stableops {
 namespace {
@@ -469,12 +469,12 @@ py::object adaptive_avg_pool2d_backward(const py::object& grad_output,
 }  // namespace
 
 void bind_pool2d(py::module_& m) {
-    m.def("max_pool2d", &max_pool2d);
-    m.def("max_pool2d_backward", &max_pool2d_backward);
-    m.def("avg_pool2d", &avg_pool2d);
-    m.def("avg_pool2d_backward", &avg_pool2d_backward);
-    m.def("adaptive_avg_pool2d", &adaptive_avg_pool2d);
-    m.def("adaptive_avg_pool2d_backward", &adaptive_avg_pool2d_backward);
+    def<max_pool2d>(m, "max_pool2d");
+    def<max_pool2d_backward>(m, "max_pool2d_backward");
+    def<avg_pool2d>(m, "avg_pool2d");
+    def<avg_pool2d_backward>(m, "avg_pool2d_backward");
+    def<adaptive_avg_pool2d>(m, "adaptive_avg_pool2d");
+    def<adaptive_avg_pool2d_backward>(m, "adaptive_avg_pool2d_backward");
 }
 
 }  // namespace stableops

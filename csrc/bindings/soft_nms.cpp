@@ -3,6 +3,7 @@
 #include "../kernels.h"
 #include "detection.h"
 #include "families.h"
+#include "function.h"
 
 namespace stableops {
 namespace {
@@ -55,6 +56,6 @@ py::object soft_nms(const py::object& boxes_object, const py::object& scores_obj
 
 }  // namespace
 
-void bind_soft_nms(py::module_& m) { m.def("soft_nms", &soft_nms); }
+void bind_soft_nms(py::module_& m) { def<soft_nms>(m, "soft_nms"); }
 
 }  // namespace stableops

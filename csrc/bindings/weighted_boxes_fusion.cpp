@@ -6,6 +6,7 @@
 #include "../kernels.h"
 #include "detection.h"
 #include "families.h"
+#include "function.h"
 
 namespace stableops {
 namespace {
@@ -120,7 +121,7 @@ py::object weighted_boxes_fusion(const py::object& boxes_object, const py::objec
 }  // namespace
 
 void bind_weighted_boxes_fusion(py::module_& m) {
-    m.def("weighted_boxes_fusion", &weighted_boxes_fusion);
+    def<weighted_boxes_fusion>(m, "weighted_boxes_fusion");
 }
 
 }  // namespace stableops

@@ -214,7 +214,13 @@ template <class Isa, Storage T>
         Scaled<Isa> s = sigmoid_pair(x, exp_of_minus_abs(x));
         Vec<Isa, double> first = max(s.exponent, Vec<Isa, double>::splat(-1000));
         Vec<Isa, double> rest = max(s.exponent - first, Vec<Isa, double>::splat(-1022));
-        return (s.value.hi + s.value.lo) * power_of_two(first) * g * power_of_two(rest);
+        Vec<Isa, double> y =
+            (s.value.hi + s.value.lo) * power_of_two(first) * g * power_of_two(rest);
+        // exp_pair stops at exp(-1400), which a large g still makes a normal number.
+        const Vec<Isa, double> end = Vec<Isa, double>::splat(-1400);
+        if (any(x < end)) [[unlikely]]
+            y = y * exp(min(Vec<Isa, double>::zero(), x - end));
+        return y;
     } else {
         return narrow(widen_low(g) * sigmoid_fast(widen_low(x)),
                       widen_high(g) * sigmoid_fast(widen_high(x)));

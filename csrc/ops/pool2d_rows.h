@@ -249,7 +249,7 @@ constexpr std::ptrdiff_t pool_stream_bytes = std::ptrdiff_t{32} << 20;
 
 // Whether pixels of channels are written past the caches: whole lines, by whole vectors.
 template <class T>
-bool streams_pixels(std::ptrdiff_t pixels, std::ptrdiff_t channels, const T* y) {
+static bool streams_pixels(std::ptrdiff_t pixels, std::ptrdiff_t channels, const T* y) {
     const std::ptrdiff_t bytes = channels * static_cast<std::ptrdiff_t>(sizeof(T));
     return std::is_same_v<T, typename PoolElement<T>::type> && bytes % 64 == 0 &&
            reinterpret_cast<std::uintptr_t>(y) % 64 == 0 && pixels * bytes >= pool_stream_bytes;

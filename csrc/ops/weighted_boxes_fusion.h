@@ -25,6 +25,43 @@
 
 namespace stableops {
 
+// Boxes in the order they came. Positions beyond the last hold boxes that overlap nothing.
+template <class Isa, class T>
+struct SelectedBoxes {
+    T *x1, *y1, *x2, *y2, *term;
+    std::ptrdiff_t count = 0;
+
+    static std::ptrdiff_t column(std::ptrdiff_t n) { return (n + 31) / 16 * 16; }
+    static std::ptrdiff_t bytes(std::ptrdiff_t n) {
+        return 5 * column(n) * static_cast<std::ptrdiff_t>(sizeof(T));
+    }
+
+    SelectedBoxes(void* memory, std::ptrdiff_t n) {
+        constexpr T infinity = static_cast<T>(__builtin_inf());
+        std::ptrdiff_t size = column(n);
+        x1 = static_cast<T*>(memory);
+        y1 = x1 + size;
+        x2 = y1 + size;
+        y2 = x2 + size;
+        term = y2 + size;
+        for (std::ptrdiff_t i = 0; i < size; ++i) {
+            x1[i] = y1[i] = infinity;
+            x2[i] = y2[i] = -infinity;
+            term[i] = infinity;
+        }
+    }
+
+    void set(std::ptrdiff_t i, const Box<T>& box, T box_term) {
+        x1[i] = box.x1;
+        y1[i] = box.y1;
+        x2[i] = box.x2;
+        y2[i] = box.y2;
+        term[i] = box_term;
+    }
+    void add(const Box<T>& box, T box_term) { set(count++, box, box_term); }
+    Corners operator[](std::ptrdiff_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
+};
+
 // Clusters of one class, in the order in which they were opened. Positions beyond the last hold
 // fused boxes that overlap nothing.
 template <class Isa>
