@@ -21,9 +21,14 @@ NETWORKS = ("resnet50", "vgg16", "densenet121")
 LIBRARIES = ("stableops", "stableops, inputs kept", "PyTorch", "ONNX Runtime")
 
 
-def peak() -> float:
+def resident(kind: str) -> float:
+    """MiB now ("VmRSS"), or at most since the last reset ("VmHWM")."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return int(status.split(f"{kind}:")[1].split()[0]) / 1024
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def train_block(library: str, depth: int):
@@ -69,10 +74,11 @@ def measured(library: str, task: str, what: str) -> float | None:
 
 def measure(library: str, task: str, what: str) -> None:
     call = train_block(library, int(what)) if task == "train" else predict(library, what)
-    before = peak()
+    reset_peak()
+    before = resident("VmRSS")
     for _ in range(2):
         call()
-    print(peak() - before)
+    print(resident("VmHWM") - before)
 
 
 def table(heads: list[str], rows: dict[str, list[float | None]]) -> str:

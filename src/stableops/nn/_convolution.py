@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import stableops as F
-from stableops.nn._module import Array, Module, Window
+from stableops.nn._module import Array, Module, Window, channels_last
 
 if TYPE_CHECKING:
     from stableops._conv2d import Padding, Pair
@@ -112,6 +112,11 @@ class Conv2d(Module):
             if self._packed is None:
                 self._packed = F.pack_conv2d_weight(weight, self.settings["groups"])
             weight = self._packed
+            # The same bits, sooner; the layers behind are then given such images.
+            if x.ndim == 4 and x.flags.c_contiguous and x.shape[1] > 1:
+                images = channels_last(x.shape, x.dtype)
+                images[...] = x
+                x = images
         y: Array = F.conv2d(x, weight, self.bias, **self.settings)
         return y
 

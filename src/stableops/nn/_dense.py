@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stableops.nn._containers import Container, Sequential
+from stableops.nn._module import channels_last
 
 if TYPE_CHECKING:
     from stableops.nn._activation import ReLU
@@ -89,7 +90,9 @@ class DenseBlock(Container):
         batch, channels, height, width = x.shape
         self.keep(channels)
         total = channels + self.growth * len(self)
-        features = np.empty((batch, total, height, width), x.dtype)
+        shape = (batch, total, height, width)
+        is_channels_last = channels > 1 and x.strides[1] == x.itemsize
+        features = (channels_last if is_channels_last else np.empty)(shape, x.dtype)
         features[:, :channels] = x
         for name in self.children():
             end = channels + self.growth

@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 
     Self = TypeVar("Self", bound="Module")
 
-__all__ = ["Array", "LayerError", "Module", "Window", "state_problems"]
+__all__ = ["Array", "LayerError", "Module", "Window", "channels_last", "state_problems"]
 
 Array = npt.NDArray[Any]
 
 Window = tuple[tuple[float, float], tuple[float, float]]
 """How much of the input an output sees, and how far neighbouring outputs are apart: (rows, columns)
 of each."""
+
+
+def channels_last(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An empty batch of images whose channels are neighbours in memory."""
+    batch, channels, height, width = shape
+    return np.empty((batch, height, width, channels), dtype).transpose(0, 3, 1, 2)
 
 
 class LayerError(ValueError):

@@ -69,7 +69,8 @@ class Optimizer:
                 blocks += [[array[i : i + BLOCK] for array in flat] for i in starts]
             else:
                 blocks.append(arrays)
-        threads = min(get_num_threads(), len(blocks) // BLOCKS_OF_A_THREAD)
+        total = sum(arrays[0].size for arrays in blocks)
+        threads = min(get_num_threads(), total // (BLOCKS_OF_A_THREAD * BLOCK))
         if threads < 2:
             self._update_all(blocks)
             return
