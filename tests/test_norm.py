@@ -1,4 +1,4 @@
-"""batch_norm, group_norm, layer_norm, local_response_norm and their gradients: against exact
+"""batch_norm, group_norm, layer_norm, local_response_norm, their gradients: against exact
 arithmetic, on every layout, dtype and level, where the mean is large, the deviation nothing, and the
 values near the largest."""
 

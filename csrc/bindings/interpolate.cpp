@@ -37,7 +37,8 @@ std::ptrdiff_t side_of(const py::object& item, const py::object& value, const ch
     return side;
 }
 
-// Rows or columns of the image and of the result, and the step that a scale factor asks for (0: none).
+// Rows or columns of the image and of the result, and the step that a scale factor asks for (0:
+// none).
 struct Sides {
     std::ptrdiff_t in, out;
     double step;

@@ -241,7 +241,8 @@ FloatArray running_array(const py::object& value, const char* name, std::ptrdiff
     return array;
 }
 
-// Whether NumPy would warn of overflow when it rounds these sums to dtype: infinity is their value there.
+// Whether NumPy would warn of overflow when it rounds these sums to dtype: infinity is their value
+// there.
 bool overflows(const FloatArray& sums, Dtype dtype) {
     if (dtype == Dtype::float64) return false;
     const double largest = dtype == Dtype::float16 ? 65504 : 0x1.fep127;

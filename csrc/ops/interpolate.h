@@ -1,17 +1,18 @@
 #pragma once
 // Interpolation of images, nearest and bilinear, and its adjoint.
 //
-// Along each axis output o has two taps (bilinear: inputs first and second with weights that add up to 1)
-// or one (nearest). Where it lies is resize_shape.h's formula, clamped to the image, as in PyTorch:
+// Along each axis output o has two taps (bilinear: inputs first and second with weights that add up
+// to 1) or one (nearest). Where it lies is resize_shape.h's formula, clamped to the image, as in
+// PyTorch:
 //
 //   y[oh, ow] = low(oh) h(first(oh), ow) + high(oh) h(second(oh), ow),
 //   h(r, ow)  = low(ow) x[r, first(ow)]  + high(ow) x[r, second(ow)],
 //
-// products and sums in the compute type, each rounded: at most 4 units of 2^-24 (2^-53) of the sum of
-// |terms|. Nearest copies.
+// products and sums in the compute type, each rounded: at most 4 units of 2^-24 (2^-53) of the sum
+// of |terms|. Nearest copies.
 //
-// The adjoint adds up, in float64, for input row r first over the output rows and then over the output
-// columns, both ascending, so that it needs one row of sums:
+// The adjoint adds up, in float64, for input row r first over the output rows and then over the
+// output columns, both ascending, so that it needs one row of sums:
 //
 //   grad_x[r, i] = sum over ow of weight_i(ow) (sum over oh of weight_r(oh) grad_y[oh, ow]).
 //
@@ -120,8 +121,8 @@ static inline bool in_pixels(const ResizeShape& s) {
     return s.channels > 1 && s.x.c == 1 && s.y.c == 1 && s.x.w != 1 && s.y.w != 1;
 }
 
-// f(batch, channel, first row, end row) over `rows` rows of every plane (or, in pixels, of all planes at
-// once, channel 0).
+// f(batch, channel, first row, end row) over `rows` rows of every plane (or, in pixels, of all
+// planes at once, channel 0).
 template <class Isa, class F>
 void for_image_rows(const ResizeShape& s, std::ptrdiff_t rows, std::ptrdiff_t row_cost, const F& f) {
     const std::ptrdiff_t channels = in_pixels(s) ? 1 : s.channels;
@@ -245,7 +246,8 @@ void bilinear(T* y, const T* x, const ResizeShape& s) {
     });
 }
 
-// The weights that outputs [begin, end) of an axis give input i, in order, one by one: f(output, weight).
+// The weights that outputs [begin, end) of an axis give input i, in order, one by one: f(output,
+// weight).
 template <class Isa, class C, class F>
 [[gnu::always_inline]] inline void each_weight(const AxisTaps<C>& t, std::ptrdiff_t i, bool bilinear,
                                                const F& f) {

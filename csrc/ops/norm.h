@@ -1,11 +1,12 @@
 #pragma once
-// Batch, group and layer norm: y = (x - mean) rstd weight + bias with rstd = 1 / sqrt(variance + eps)
-// (norm_plan.h says what a row is, norm_moments.h how its moments are found).
+// Batch, group and layer norm: y = (x - mean) rstd weight + bias with rstd = 1 / sqrt(variance +
+// eps) (norm_plan.h says what a row is, norm_moments.h how its moments are found).
 //
-// y is computed in float64 as (x - mean) scale + bias, scale = rstd weight, and rounded once: x - mean
-// first, because x scale - mean scale has no digits where the mean is large. Error for float32 arrays:
-// half a unit in the last place, and 2^-32 of |(x - mean) scale|, and 2^-53 |mean scale|, that of the
-// mean. For float64 the mean is hi + lo and six roundings of 2^-53 of the terms are left.
+// y is computed in float64 as (x - mean) scale + bias, scale = rstd weight, and rounded once: x -
+// mean first, because x scale - mean scale has no digits where the mean is large. Error for float32
+// arrays: half a unit in the last place, and 2^-32 of |(x - mean) scale|, and 2^-53 |mean scale|,
+// that of the mean. For float64 the mean is hi + lo and six roundings of 2^-53 of the terms are
+// left.
 #include "norm_moments.h"
 
 namespace stableops {
@@ -190,8 +191,8 @@ void emit_across(const NormOperand& y, const NormOperand& x, std::ptrdiff_t chan
     }
 }
 
-// f(image, begin, end) for parts of the positions of every image: the planes of batch norm, the samples
-// of group norm.
+// f(image, begin, end) for parts of the positions of every image: the planes of batch norm, the
+// samples of group norm.
 template <class Isa, class F>
 void for_positions(std::ptrdiff_t images, std::ptrdiff_t length, std::ptrdiff_t channels,
                    const F& f) {
@@ -289,7 +290,8 @@ void normalize_across(const NormShape& shape, const NormOperand& y, const NormOp
     }
 }
 
-// Group norm of channels-last images: sums of channels side by side, then rows from their channels' sums.
+// Group norm of channels-last images: sums of channels side by side, then rows from their channels'
+// sums.
 template <class Isa, class C>
 void normalize_channels(const NormShape& shape, const NormOperand& y, const NormOperand& x,
                         const NormAffine& affine, double eps, double* mean, double* rstd,

@@ -7,15 +7,15 @@
 //
 // With given statistics (constant) grad_x = rstd u.
 //
-// The saved mean is rounded; where the deviation is small against it that is an error in every d. For
-// float64 arrays it shows in D = sum d, which would be 0: d - D / N and H - G D / N are what an exact mean
-// gives. For float32 arrays a mean in float64 has digits enough.
-// Sums are those of norm_rows.h: float64, for float64 arrays with the rounding errors of the
-// additions. grad_x is computed in float64 from these and rounded once.
+// The saved mean is rounded; where the deviation is small against it that is an error in every d.
+// For float64 arrays it shows in D = sum d, which would be 0: d - D / N and H - G D / N are what an
+// exact mean gives. For float32 arrays a mean in float64 has digits enough. Sums are those of
+// norm_rows.h: float64, for float64 arrays with the rounding errors of the additions. grad_x is
+// computed in float64 from these and rounded once.
 //
-// Weights that are constant along the length of a plane (group norm) take sums plane by plane, so that
-// grad_weight needs no second pass. Weights that vary along it (layer norm) have columns of their own
-// to add to, in tasks of rows that do not depend on the number of threads.
+// Weights that are constant along the length of a plane (group norm) take sums plane by plane, so
+// that grad_weight needs no second pass. Weights that vary along it (layer norm) have columns of
+// their own to add to, in tasks of rows that do not depend on the number of threads.
 #include "norm.h"
 
 namespace stableops {
@@ -101,8 +101,8 @@ template <class Isa, class C, class Terms>
     return result;
 }
 
-// grad_x = p u' - c - ((x - mean) - rest) t, with p holding the weight if it is one for the row or plane.
-// For float32 arrays rest is 0.
+// grad_x = p u' - c - ((x - mean) - rest) t, with p holding the weight if it is one for the row or
+// plane. For float32 arrays rest is 0.
 template <class Isa>
 struct RowGradient {
     using D = Vec<Isa, double>;
@@ -170,7 +170,8 @@ void emit_gradient(C* out, const C* g, const C* x, std::ptrdiff_t n, const RowGr
     });
 }
 
-// Adds G and H of a piece of a plane to the plane's, and gives them its weight, as the row wants them.
+// Adds G and H of a piece of a plane to the plane's, and gives them its weight, as the row wants
+// them.
 template <class Isa, int count>
 void weigh_plane(RowSums<Isa, count>& sums, double* plane_sums, bool first, double weight) {
     using D = Vec<Isa, double>;
@@ -250,7 +251,8 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
     }
 }
 
-// Sums of `count` arrays of n doubles that follow each other at `pitch`, in order, with their errors.
+// Sums of `count` arrays of n doubles that follow each other at `pitch`, in order, with their
+// errors.
 template <class Isa>
 void add_arrays(double* sums, const double* arrays, std::ptrdiff_t count, std::ptrdiff_t pitch,
                 std::ptrdiff_t n) {

@@ -1,8 +1,8 @@
 #pragma once
 // Mean and variance of rows (norm_rows.h has the segments and their order).
 //
-// The textbook's E[x^2] - E[x]^2 loses every digit where the mean is large against the deviation. Here
-// a segment of n <= 4096 columns takes its first element K off: with d = x - K, S1 = sum d and
+// The textbook's E[x^2] - E[x]^2 loses every digit where the mean is large against the deviation.
+// Here a segment of n <= 4096 columns takes its first element K off: with d = x - K, S1 = sum d and
 // S2 = sum d^2,
 //
 //   mean = K + S1 / n,   M2 = sum (x - mean)^2 = S2 - S1^2 / n,
@@ -12,17 +12,17 @@
 //   delta = mean_b - mean_a,   mean = mean_a + delta n_b / n,
 //   M2 = M2_a + M2_b + delta^2 n_a n_b / n.
 //
-// K is one of the elements, so (K - mean)^2 <= M2, and S2 <= (n + 1) M2: the difference loses at most
-// 12 bits, and if K is no outlier none to three.
+// K is one of the elements, so (K - mean)^2 <= M2, and S2 <= (n + 1) M2: the difference loses at
+// most 12 bits, and if K is no outlier none to three.
 //   float32 arrays: d and the sums in float64. Sums of n / 16 + 4 additions: M2 has a relative error
 //   below 2^-53 (256 + 4) (4096 + 1) < 2^-32, typically 2^-48.
 //   float64 arrays: d, d^2 and both sums as hi + lo, S1^2 / n too: M2 has a relative error below
 //   2^-50 + 2^-100 x 2^12, one or two units of 2^-53 in practice; the mean is hi + lo too.
 // Equal elements give d = 0, hence M2 = 0 and mean = K exactly.
 //
-// Squares of float64 overflow from 2^511 on, and with eps = 0 a variance may underflow: a row whose M2
-// shows it is done again, along, with every element multiplied by `prescale`, a power of two; whoever
-// uses the moments multiplies likewise.
+// Squares of float64 overflow from 2^511 on, and with eps = 0 a variance may underflow: a row whose
+// M2 shows it is done again, along, with every element multiplied by `prescale`, a power of two;
+// whoever uses the moments multiplies likewise.
 #include "norm_rows.h"
 
 namespace stableops {

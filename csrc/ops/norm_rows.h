@@ -1,13 +1,13 @@
 #pragma once
 // What the normalisations share: the segments of a row, its data in two forms, and sums over it.
 //
-// A row is cut into segments of at most 4096 columns: as many whole planes as fit, or a piece of one
-// plane. In a segment, 16 logical lanes of float64 (simd/sum.h): lane j adds the positions j, j + 16,
-// j + 32, ... of each plane, in that order; the lanes are folded as everywhere, and the segments
-// combined in order. Where the planes of a row are channels (group norm), the lanes of each plane are
-// folded and the planes' sums added in order, so that all channels can be worked on side by side.
-// Terms of float64 arrays are added with their rounding errors (Pair). Nothing of this depends on layout,
-// threads, register width, or the other rows.
+// A row is cut into segments of at most 4096 columns: as many whole planes as fit, or a piece of
+// one plane. In a segment, 16 logical lanes of float64 (simd/sum.h): lane j adds the positions j, j
+// + 16, j + 32, ... of each plane, in that order; the lanes are folded as everywhere, and the
+// segments combined in order. Where the planes of a row are channels (group norm), the lanes of
+// each plane are folded and the planes' sums added in order, so that all channels can be worked on
+// side by side. Terms of float64 arrays are added with their rounding errors (Pair). Nothing of
+// this depends on layout, threads, register width, or the other rows.
 //
 //   along    registers hold neighbouring positions of one row; what does not lie so, or is no compute
 //            type, passes through scratch, a segment at a time.
@@ -170,8 +170,8 @@ template <class Isa, class C, class L>
     }
 }
 
-// body(slot, position, values) for the n positions of a run, lane by lane; `beyond` stands in for the
-// elements behind the last.
+// body(slot, position, values) for the n positions of a run, lane by lane; `beyond` stands in for
+// the elements behind the last.
 template <class Isa, class C, int inputs, class Body>
 [[gnu::always_inline]] inline void each_slot(std::ptrdiff_t n, const C* const (&in)[inputs],
                                              const double (&beyond)[inputs], const Body& body) {
@@ -240,9 +240,9 @@ template <class Isa, class S>
 // Registers side by side on the way across, and how much of a strip they cover.
 constexpr int strip_registers = 8;
 
-// Channels [channel, channel + count) of a strip, for the positions of a segment whose planes are not
-// channels: body(register, lane, values).
-// The last register may be partial: its lanes beyond `count` are loaded as 0.
+// Channels [channel, channel + count) of a strip, for the positions of a segment whose planes are
+// not channels: body(register, lane, values). The last register may be partial: its lanes beyond
+// `count` are loaded as 0.
 template <class Isa, class C, int inputs, class Body>
 [[gnu::always_inline]] inline void each_strip(const Segment& s,
                                               const NormOperand* const (&in)[inputs],
