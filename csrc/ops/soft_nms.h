@@ -146,7 +146,7 @@ struct SoftGrid {
             y.include(box.y1, box.y2);
         }
         int wanted = 1;
-        while (wanted < most_levels && n >> (2 * wanted + 3) > 0) ++wanted;
+        while (wanted < most_levels && n >> (2 * wanted + 4) > 0) ++wanted;
         for (;; --wanted) {
             set_levels(wanted);
             const std::ptrdiff_t total = count_positions(n, boxes);
@@ -201,6 +201,7 @@ template <class Isa>
 struct SoftCandidate {
     double score;
     std::uint32_t index;
+    std::uint32_t home;
     std::uint32_t seen;  // boxes of its home's list that `score` accounts for
 };
 
@@ -344,7 +345,7 @@ std::ptrdiff_t soft_nms(std::int64_t* indices, double* decayed_scores, BoxRows<T
         Candidate candidate = {};
         bool untouched = next < count;
         if (untouched) {
-            candidate = {scores[order[next]], order[next], 0};
+            candidate = {scores[order[next]], order[next], 0, 0};
             untouched = waiting == 0 || before(candidate, heap[0]);
         }
         if (untouched) {
@@ -354,8 +355,10 @@ std::ptrdiff_t soft_nms(std::int64_t* indices, double* decayed_scores, BoxRows<T
         }
         Box<C> box = load_box<Isa>(boxes, candidate.index);
         bool takes_part = !inert<Isa>(box);
+        if (untouched && takes_part)
+            candidate.home = static_cast<std::uint32_t>(selected.home(box));
         const BoxList<Isa, C> near =
-            takes_part ? selected.list(selected.home(box)) : BoxList<Isa, C>{};
+            takes_part ? selected.list(candidate.home) : BoxList<Isa, C>{};
         if (candidate.seen < near.count) {
             double score = decayed(candidate.score, box, near, candidate.seen, options, test);
             bool changed = score != candidate.score;
