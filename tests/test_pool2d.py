@@ -386,6 +386,62 @@ def test_dilated_rows_beyond_the_row_cache():
     np.testing.assert_array_equal(indices, indices_expected)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 5, 2**18])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_windows_far_larger_than_the_image(dtype, stride):
+    x = np.random.default_rng(8).integers(-9, 9, (2, 3, 4, 23)).astype(dtype)
+    half = 2**18
+    y, indices = so.max_pool2d(
+        x, (3, 2 * half), (1, stride), (1, half), (1, 1), True, return_indices=True
+    )
+    starts = np.arange(y.shape[3]) * stride - half
+    assert so.max_pool2d(x, (3, 2 * half), (1, stride), (1, half), 1, True).tobytes() == y.tobytes()
+    for j in {0, 1, len(starts) // 2, len(starts) - 1} & set(range(len(starts))):
+        window = slice(max(starts[j], 0), min(starts[j] + 2 * half, 23))
+        np.testing.assert_array_equal(y[:, :, 1, j], x[:, :, :3, window].max(axis=(2, 3)))
+        rows, columns = np.divmod(indices[:, :, 1, j], 23)
+        assert ((rows < 3) & (columns >= window.start) & (columns < window.stop)).all()
+
+
+@pytest.mark.parametrize("layout", ["C", "channels_last"])
+@pytest.mark.parametrize("width", [384, 383])
+def test_results_that_bypass_the_caches(layout, width):
+    """Two images make 32 MB of results, one alone does not."""
+    rng = np.random.default_rng(9)
+    x = placed(rng.standard_normal((2, 32, 352, width), np.float32), layout)
+    calls = [
+        lambda x: so.max_pool2d(x, 3, 1, 1),
+        lambda x: so.max_pool2d(x, (3, 2), (1, 2), (1, 0), return_indices=True)[1],
+        lambda x: so.avg_pool2d(x, 3, 1, 1),
+        lambda x: so.avg_pool2d_backward(x, x.shape, 3, 1, 1),
+        lambda x: so.avg_pool2d_backward(
+            x[..., ::2], (*x.shape[:2], x.shape[2], (x.shape[3] + 1) // 2 * 2), (1, 2)
+        ),
+        lambda x: so.max_pool2d_backward(x, np.broadcast_to(np.int64(5), x.shape), x.shape),
+    ]
+    for call in calls:
+        whole = call(x)
+        for i in range(2):
+            assert same_bits(whole[i : i + 1], call(x[i : i + 1]))
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("channels", [3, 40])
+def test_backward_takes_any_indices(dtype, channels):
+    """Indices that no window has: repeated, far apart, more of them than a window holds."""
+    rng = np.random.default_rng(10)
+    shape = (2, channels, 6, 7)
+    grad = rng.standard_normal(shape).astype(dtype)
+    for high in (3, 12 * 15):
+        indices = rng.integers(0, high, shape)
+        expected = reference.max_pool2d_backward(grad, indices, (2, channels, 12, 15))
+        for layout in POOL_LAYOUTS[:1] + ["channels_last"]:
+            result = so.max_pool2d_backward(
+                placed(grad, layout), placed(indices, layout), (2, channels, 12, 15)
+            )
+            assert same_bits(result, expected)
+
+
 def pooled(x):
     """Results of all poolings, with what their backward functions make of them."""
     y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)

@@ -57,6 +57,56 @@ def test_crowd(dtype, method, n):
     check_against_definition(boxes, scores, method=method)
 
 
+def plain_soft_nms(boxes, scores, threshold, method, sigma, minimum):
+    """The definition, in float64 and without any pruning."""
+    boxes = boxes.astype(np.float64)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    scores = scores.astype(np.float64)
+    live = scores > minimum
+    kept = []
+    while live.any():
+        best = int(np.argmax(np.where(live, scores, -1)))
+        kept.append((best, scores[best]))
+        live[best] = False
+        sides = np.minimum(boxes[:, 2:], boxes[best, 2:]) - np.maximum(
+            boxes[:, :2], boxes[best, :2]
+        )
+        common = np.clip(sides, 0, None).prod(axis=1)
+        iou = common / (area + area[best] - common)
+        if method == "linear":
+            factor = np.where(iou > threshold, 1 - iou, 1)
+        else:
+            factor = np.exp(-(iou**2) / sigma)
+        scores = np.where(live, scores * factor, scores)
+        live &= scores > minimum
+    return kept
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["crowd", "decades", "huge", "line", "one place"])
+def test_many_boxes(dtype, method, kind):
+    """Enough for grids of several levels."""
+    n = 1300
+    rng = np.random.default_rng(6)
+    corners = rng.uniform(-500, 500, (n, 2))
+    sizes = rng.uniform(20, 60, (n, 2))
+    if kind == "decades":
+        sizes = 10 ** rng.uniform(-4, 3, (n, 2))
+    elif kind == "huge":
+        sizes[::3] = 5000
+    elif kind == "line":
+        corners[:, 1], sizes[:, 1] = 7, 3
+    elif kind == "one place":
+        corners = corners / 200
+    boxes = np.concatenate([corners, corners + sizes], axis=1).astype(dtype)
+    scores = rng.permutation(np.linspace(0.02, 0.98, n))
+    indices, decayed = so.soft_nms(boxes, scores, 0.3, method=method)
+    expected = plain_soft_nms(boxes, scores, 0.3, method, 0.5, 0.001)
+    assert indices.tolist() == [i for i, _ in expected]
+    np.testing.assert_allclose(decayed, [score for _, score in expected], rtol=1e-11)
+
+
 def test_threshold_is_compared_exactly():
     rng = np.random.default_rng(8)
     both_ways = set()

@@ -98,8 +98,8 @@ struct PooledArray {
     py::object memory;
 };
 template <class New>
-PooledArray pooled_array(bool batched, const Pool2dShape& shape, std::ptrdiff_t h,
-                         std::ptrdiff_t w, New make) {
+PooledArray pooled_array(bool batched, const Pool2dShape& shape, std::ptrdiff_t h, std::ptrdiff_t w,
+                         New make) {
     npy_intp planes[] = {shape.batch, shape.channels, h, w};
     npy_intp pixels[] = {shape.batch, h, w, shape.channels};
     const int skip = batched ? 0 : 1;
@@ -108,27 +108,24 @@ PooledArray pooled_array(bool batched, const Pool2dShape& shape, std::ptrdiff_t 
     npy_intp order[] = {0, 3, 1, 2};
     npy_intp order_unbatched[] = {2, 0, 1};
     PyArray_Dims axes = {batched ? order : order_unbatched, 4 - skip};
-    PyObject* view =
-        PyArray_Transpose(reinterpret_cast<PyArrayObject*>(memory.ptr()), &axes);
+    PyObject* view = PyArray_Transpose(reinterpret_cast<PyArrayObject*>(memory.ptr()), &axes);
     if (view == nullptr) throw py::error_already_set();
     return {py::reinterpret_steal<py::object>(view), memory};
 }
-PooledArray pooled_array(bool batched, const Pool2dShape& shape, std::ptrdiff_t h,
-                         std::ptrdiff_t w, Dtype dtype) {
+PooledArray pooled_array(bool batched, const Pool2dShape& shape, std::ptrdiff_t h, std::ptrdiff_t w,
+                         Dtype dtype) {
     return pooled_array(batched, shape, h, w, [&](int ndim, const npy_intp* sizes) {
         return new_array(dtype, ndim, sizes).owner;
     });
 }
 PooledArray pooled_int64_array(bool batched, const Pool2dShape& shape) {
-    return pooled_array(batched, shape, shape.out_h, shape.out_w,
-                        [](int ndim, const npy_intp* sizes) {
-                            return new_int64_array(ndim, sizes).owner;
-                        });
+    return pooled_array(
+        batched, shape, shape.out_h, shape.out_w,
+        [](int ndim, const npy_intp* sizes) { return new_int64_array(ndim, sizes).owner; });
 }
 template <class T>
 T* memory_of(const PooledArray& array) {
-    return static_cast<T*>(
-        PyArray_DATA(reinterpret_cast<PyArrayObject*>(array.memory.ptr())));
+    return static_cast<T*>(PyArray_DATA(reinterpret_cast<PyArrayObject*>(array.memory.ptr())));
 }
 
 struct WindowArguments {
@@ -162,13 +159,12 @@ std::ptrdiff_t window_count(const char* axis, std::ptrdiff_t size, std::ptrdiff_
     if (padding > extent / 2)
         throw py::value_error(text("padding", padding) + where +
                               " is not allowed; at most half of the window of " +
-                              std::to_string(static_cast<std::ptrdiff_t>(extent)) + " is: " +
-                              std::to_string(static_cast<std::ptrdiff_t>(extent / 2)));
+                              std::to_string(static_cast<std::ptrdiff_t>(extent)) +
+                              " is: " + std::to_string(static_cast<std::ptrdiff_t>(extent / 2)));
     const Wide room = Wide{size} + 2 * padding - extent + (ceil_mode ? stride - 1 : 0);
     if (room < 0)
-        throw py::value_error("a window of " +
-                              std::to_string(static_cast<std::ptrdiff_t>(extent)) + where +
-                              " (" + text("kernel_size", kernel) + ", " +
+        throw py::value_error("a window of " + std::to_string(static_cast<std::ptrdiff_t>(extent)) +
+                              where + " (" + text("kernel_size", kernel) + ", " +
                               text("dilation", dilation) + ") does not fit the padded image of " +
                               std::to_string(size) + " + 2 * " + std::to_string(padding));
     std::ptrdiff_t count = static_cast<std::ptrdiff_t>(room / stride) + 1;
@@ -189,10 +185,10 @@ Pool2dShape pool_shape(const Images& x, const WindowArguments& a) {
         .channels = x.c,
         .height = x.h,
         .width = x.w,
-        .out_h = window_count("H", x.h, a.kernel.h, a.stride.h, a.padding.h, a.dilation.h,
-                              a.ceil_mode),
-        .out_w = window_count("W", x.w, a.kernel.w, a.stride.w, a.padding.w, a.dilation.w,
-                              a.ceil_mode),
+        .out_h =
+            window_count("H", x.h, a.kernel.h, a.stride.h, a.padding.h, a.dilation.h, a.ceil_mode),
+        .out_w =
+            window_count("W", x.w, a.kernel.w, a.stride.w, a.padding.w, a.dilation.w, a.ceil_mode),
         .kernel_h = a.kernel.h,
         .kernel_w = a.kernel.w,
         .stride_h = a.stride.h,
@@ -237,7 +233,8 @@ py::object max_pool2d(const py::object& input, const py::object& kernel_size,
         throw py::value_error("kernel_size=" + text_of(kernel_size) + " on an image of width " +
                               std::to_string(shape.width) +
                               " is too large for return_indices=True; a window may reach over at "
-                              "most " + std::to_string(size_limit) + " elements of the plane");
+                              "most " +
+                              std::to_string(size_limit) + " elements of the plane");
     const bool batched = x.ndim() == 4;
     const PooledArray y =
         integers ? pooled_int64_array(batched, shape)
@@ -257,9 +254,8 @@ py::object max_pool2d(const py::object& input, const py::object& kernel_size,
         if (integers) {
             call(std::int64_t{}, active_kernels().integer_pool2d.max_pool2d);
         } else {
-            with_dtype(as_floats.dtype, [&]<class T>(T) {
-                call(T{}, active_kernels().pool2d.of<T>().max_pool2d);
-            });
+            with_dtype(as_floats.dtype,
+                       [&]<class T>(T) { call(T{}, active_kernels().pool2d.of<T>().max_pool2d); });
         }
     }
     const py::object result = integers ? y.object.attr("astype")(input.attr("dtype")) : y.object;
@@ -279,8 +275,8 @@ Images image_shape(const py::object& input_shape, const Images& grad, const Arra
     for (int d = 0; d < ndim; ++d) size[4 - ndim + d] = integer(items[d], "input_shape", 0);
     if (ndim != grad_array.ndim() || size[0] != grad.n || size[1] != grad.c)
         throw py::value_error("input_shape=" + text_of(input_shape) +
-                              " does not belong to grad_output of shape " +
-                              shape_text(grad_array) + "; all but H and W must agree");
+                              " does not belong to grad_output of shape " + shape_text(grad_array) +
+                              "; all but H and W must agree");
     std::ptrdiff_t plane;
     if (__builtin_mul_overflow(size[2], size[3], &plane))
         throw py::value_error("input_shape=" + text_of(input_shape) + " is too large");
@@ -355,9 +351,8 @@ py::object average(const FloatArray& x, const Images& in, const Pool2dShape& sha
     if (volume(shape) > 0)
         with_dtype(x.dtype, [&]<class T>(T) {
             const auto kernel = active_kernels().pool2d.of<T>().avg_pool2d;
-            run_kernel(x.size(), [&] {
-                kernel(shape, rule, memory_of<T>(y), x.data<const T>(), in.stride);
-            });
+            run_kernel(x.size(),
+                       [&] { kernel(shape, rule, memory_of<T>(y), x.data<const T>(), in.stride); });
         });
     return y.object;
 }

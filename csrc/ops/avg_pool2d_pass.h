@@ -43,9 +43,7 @@ struct AvgPoolPass {
         return left + w.source + (stepwise() ? 0 : w.kernel) + slack;
     }
     std::ptrdiff_t result_length() const { return w.result + slack; }
-    std::ptrdiff_t divisors_length() const {
-        return (backward ? w.source : w.result) + slack;
-    }
+    std::ptrdiff_t divisors_length() const { return (backward ? w.source : w.result) + slack; }
     // One window a plane, all of it: the results of `planes` planes are finished together.
     bool whole_planes() const {
         return !backward && h.result == 1 && w.result == 1 && h.span(0).end == h.source &&
@@ -127,8 +125,7 @@ struct AvgPoolPass {
 
     // sum += x, or x / divisor in the backward pass, whose terms belong to windows; = if `first`.
     template <bool scaled, bool first>
-    [[gnu::always_inline]] inline void add_term(Sum& sum, D x, D window_divisor,
-                                                D inverse) const {
+    [[gnu::always_inline]] inline void add_term(Sum& sum, D x, D window_divisor, D inverse) const {
         if constexpr (scaled) x = x * D::splat(scale);
         if constexpr (backward) {
             const Sum quotient = Types::term_quotient(x, window_divisor, inverse);
@@ -187,8 +184,8 @@ struct AvgPoolPass {
         alignas(64) double total[planes * narrow_width];
         alignas(64) double error[compensated ? planes * narrow_width : 1];
     };
-    [[gnu::always_inline]] inline void add_narrow_plane(Tile& tile, std::ptrdiff_t plane, const T* x,
-                                                        std::ptrdiff_t stride_h) const {
+    [[gnu::always_inline]] inline void add_narrow_plane(Tile& tile, std::ptrdiff_t plane,
+                                                        const T* x, std::ptrdiff_t stride_h) const {
         const PoolLine line = {tile.total + plane * narrow_width,
                                tile.error + (compensated ? plane * narrow_width : 0)};
         for (std::ptrdiff_t c = 0; c < w.source; c += D::size) {
@@ -281,19 +278,18 @@ struct AvgPoolPass {
         }
         if (w.stride == 1) {
             const std::ptrdiff_t first = first_column(0);
-            return write_results<scaled>(y, w.result, d, [&](std::ptrdiff_t j)
-                                                             [[gnu::always_inline]] {
-                return add_neighbours(first + j, w.kernel);
-            });
+            return write_results<scaled>(y, w.result, d,
+                                         [&](std::ptrdiff_t j) [[gnu::always_inline]] {
+                                             return add_neighbours(first + j, w.kernel);
+                                         });
         }
         if constexpr (backward) {
             add_columns_interleaved();
             return write_sums<scaled>(y, w.result, d);
         } else {
-            return write_results<scaled>(y, w.result, d, [&](std::ptrdiff_t j)
-                                                             [[gnu::always_inline]] {
-                return add_even_windows(j);
-            });
+            return write_results<scaled>(
+                y, w.result, d,
+                [&](std::ptrdiff_t j) [[gnu::always_inline]] { return add_even_windows(j); });
         }
     }
     template <bool scaled>
@@ -303,8 +299,9 @@ struct AvgPoolPass {
         });
     }
 
-    // Finishes `count` results, whose sums are sum_of(j); d is nullptr where nothing is to be divided.
-    // False if a float64 result is not finite and might be, had it been computed from scaled data.
+    // Finishes `count` results, whose sums are sum_of(j); d is nullptr where nothing is to be
+    // divided. False if a float64 result is not finite and might be, had it been computed from
+    // scaled data.
     template <bool scaled, class SumOf>
     [[gnu::always_inline]] inline bool write_results(T* y, std::ptrdiff_t count,
                                                      const PoolDivisors* d,
@@ -322,8 +319,7 @@ struct AvgPoolPass {
                     }
                     part[p] = finished<scaled>(sum_of(at), window_divisor, inverse);
                 }
-                if constexpr (scaled)
-                    part[0] = Types::replace_not_finite(y + j, part[0], lanes);
+                if constexpr (scaled) part[0] = Types::replace_not_finite(y + j, part[0], lanes);
                 Types::store_parts(y + j, part, lanes, false);
                 if constexpr (Types::compensated && !scaled)
                     finite = finite && Types::finite(part[0], lanes);

@@ -86,19 +86,20 @@ template <bool scaled, class Isa, class T, bool backward, class SumOf>
 }
 
 template <bool scaled, class Isa, class T, bool backward>
-[[gnu::noinline]] bool avg_pool_pixel(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
-                    std::ptrdiff_t j, std::ptrdiff_t channels, T* y, const T* x,
-                    const ImageStrides& stride) {
+[[gnu::noinline]] bool avg_pool_pixel(AvgPoolPass<Isa, T, backward>& pass,
+                                      const PixelRow<Isa, T, backward>& row, std::ptrdiff_t j,
+                                      std::ptrdiff_t channels, T* y, const T* x,
+                                      const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;
-    return write_pixel<scaled>(
-        pass, row, j, channels, y,
-        [&](auto& sum, std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
-            for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
-                typename Types::Sum column[Types::parts];
-                add_column<scaled>(pass, row, column, w, x + c, stride, lanes);
-                for (int p = 0; p < Types::parts; ++p) sum[p].add(column[p]);
-            }
-        });
+    return write_pixel<scaled>(pass, row, j, channels, y,
+                               [&](auto& sum, std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+                                   for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
+                                       typename Types::Sum column[Types::parts];
+                                       add_column<scaled>(pass, row, column, w, x + c, stride,
+                                                          lanes);
+                                       for (int p = 0; p < Types::parts; ++p) sum[p].add(column[p]);
+                                   }
+                               });
 }
 
 // Sums of columns that several windows share, or of all columns: column w is in slot w % slots.
@@ -120,9 +121,10 @@ constexpr std::ptrdiff_t avg_pool_channels = 128;
 
 // The mean of whole planes: all columns at once, so that memory is read in its own order.
 template <class Isa, class T, bool backward>
-[[gnu::noinline]] void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
-                    const ColumnRing<Isa>& ring, std::ptrdiff_t channels, T* y, const T* x,
-                    const ImageStrides& stride) {
+[[gnu::noinline]] void avg_pool_image(AvgPoolPass<Isa, T, backward>& pass,
+                                      const PixelRow<Isa, T, backward>& row,
+                                      const ColumnRing<Isa>& ring, std::ptrdiff_t channels, T* y,
+                                      const T* x, const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;
     constexpr int size = Types::D::size;
     for (std::ptrdiff_t h = 0; h < pass.h.source; ++h)
@@ -144,8 +146,7 @@ template <class Isa, class T, bool backward>
                 });
         }
     const bool finite = write_pixel<false>(
-        pass, row, 0, channels, y,
-        [&](auto& sum, std::ptrdiff_t c, auto) [[gnu::always_inline]] {
+        pass, row, 0, channels, y, [&](auto& sum, std::ptrdiff_t c, auto) [[gnu::always_inline]] {
             for (std::ptrdiff_t w = 0; w < pass.w.source; ++w)
                 for (int p = 0; p < Types::parts; ++p)
                     sum[p].add(Types::load_sum(ring.column(w), c + p * size));
@@ -156,9 +157,11 @@ template <class Isa, class T, bool backward>
 }
 
 template <class Isa, class T, bool backward>
-[[gnu::noinline]] void avg_pool_pixels(AvgPoolPass<Isa, T, backward>& pass, const PixelRow<Isa, T, backward>& row,
-                     const ColumnRing<Isa>& ring, std::ptrdiff_t channels,
-                     std::ptrdiff_t pixel_pitch, T* y, const T* x, const ImageStrides& stride) {
+[[gnu::noinline]] void avg_pool_pixels(AvgPoolPass<Isa, T, backward>& pass,
+                                       const PixelRow<Isa, T, backward>& row,
+                                       const ColumnRing<Isa>& ring, std::ptrdiff_t channels,
+                                       std::ptrdiff_t pixel_pitch, T* y, const T* x,
+                                       const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;
     constexpr int size = Types::D::size;
     std::ptrdiff_t next = 0;
@@ -174,15 +177,15 @@ template <class Isa, class T, bool backward>
                 });
         }
         T* pixel = y + j * pixel_pitch;
-        const bool finite = write_pixel<false>(
-            pass, row, j, channels, pixel,
-            [&](auto& sum, std::ptrdiff_t c, auto) [[gnu::always_inline]] {
-                for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
-                    const PoolLine line = ring.column(w);
-                    for (int p = 0; p < Types::parts; ++p)
-                        sum[p].add(Types::load_sum(line, c + p * size));
-                }
-            });
+        const bool finite =
+            write_pixel<false>(pass, row, j, channels, pixel,
+                               [&](auto& sum, std::ptrdiff_t c, auto) [[gnu::always_inline]] {
+                                   for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
+                                       const PoolLine line = ring.column(w);
+                                       for (int p = 0; p < Types::parts; ++p)
+                                           sum[p].add(Types::load_sum(line, c + p * size));
+                                   }
+                               });
         if constexpr (Types::compensated) {
             if (!finite) avg_pool_pixel<true>(pass, row, j, channels, pixel, x, stride);
         }
@@ -191,12 +194,10 @@ template <class Isa, class T, bool backward>
 
 template <class Isa, class T, bool backward>
 void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptrdiff_t batch,
-                            std::ptrdiff_t channels, T* y, const T* x,
-                            const ImageStrides& stride) {
+                            std::ptrdiff_t channels, T* y, const T* x, const ImageStrides& stride) {
     using Pass = AvgPoolPass<Isa, T, backward>;
     using Types = AvgPoolTypes<Isa, T>;
-    const bool streams =
-        streams_pixels(batch * setup.h.result * setup.w.result, channels, y);
+    const bool streams = streams_pixels(batch * setup.h.result * setup.w.result, channels, y);
     const std::ptrdiff_t blocks = (channels - 1) / avg_pool_channels + 1;
     const std::ptrdiff_t block = smaller<Isa>(channels, avg_pool_channels);
     const std::ptrdiff_t taps =
@@ -212,9 +213,8 @@ void avg_pool_channels_last(const AvgPoolPass<Isa, T, backward>& setup, std::ptr
             ring.slots = pass.whole_planes() ? pass.w.source : ring.shared_slots;
             ring.pitch = (block + 2 * Types::V::size - 1) / 16 * 16 + 16;
             const std::ptrdiff_t ring_size = ring.slots * ring.pitch;
-            ScratchParts<Isa> parts{static_cast<char*>(
-                thread_scratch(pass.scratch_size() +
-                               2 * sizeof(double) * static_cast<std::size_t>(ring_size)))};
+            ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(
+                pass.scratch_size() + 2 * sizeof(double) * static_cast<std::size_t>(ring_size)))};
             pass.use_scratch(parts);
             ring.lines = {parts.template take<double>(ring_size),
                           parts.template take<double>(ring_size)};

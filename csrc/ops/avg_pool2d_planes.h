@@ -139,34 +139,33 @@ void avg_pool_planes(const AvgPoolPass<Isa, C, backward>& setup, std::ptrdiff_t 
                      const PlaneAccess<C>& access) {
     const std::ptrdiff_t rows_added = setup.h.source / setup.h.result + 2;
     const std::ptrdiff_t row_cost = rows_added * (setup.w.source + setup.w.result) + 64;
-    for_row_blocks<Isa>(
-        batch, channels, setup.h.result, row_cost, [&](RowRange<Isa> range) {
-            const bool streams = batch * channels * setup.h.result * setup.w.result *
-                                     access.element_size >= pool_stream_bytes;
-            AvgPoolPlanes<Isa, C, backward> planes = {
-                setup,
-                source_rows<Isa>(access, setup.w.source, stride),
-                {access, streams, false},
-                static_cast<const char*>(x),
-                static_cast<char*>(y),
-                stride,
-                channels};
-            auto& pass = planes.pass;
-            const std::ptrdiff_t line = pass.result_length() + pass.planes;
-            ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(
-                pass.scratch_size() + planes.ring.scratch_size() +
-                ScratchParts<Isa>::aligned(static_cast<std::size_t>(line) * sizeof(C))))};
-            pass.use_scratch(parts);
-            planes.ring.use_scratch(parts, C{});
-            planes.writer.line = parts.template take<C>(line);
-            if (pass.whole_planes()) planes.put_whole_planes(range);
-            while (range.next_plane()) {
-                planes.ring.set_plane(planes.plane_at(range.outer, range.inner));
-                planes.put_plane(range.plane() * pass.h.result * pass.w.result, range.first,
-                                 range.last);
-            }
-            planes.writer.end_task();
-        });
+    for_row_blocks<Isa>(batch, channels, setup.h.result, row_cost, [&](RowRange<Isa> range) {
+        const bool streams =
+            batch * channels * setup.h.result * setup.w.result * access.element_size >=
+            pool_stream_bytes;
+        AvgPoolPlanes<Isa, C, backward> planes = {setup,
+                                                  source_rows<Isa>(access, setup.w.source, stride),
+                                                  {access, streams, false},
+                                                  static_cast<const char*>(x),
+                                                  static_cast<char*>(y),
+                                                  stride,
+                                                  channels};
+        auto& pass = planes.pass;
+        const std::ptrdiff_t line = pass.result_length() + pass.planes;
+        ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(
+            pass.scratch_size() + planes.ring.scratch_size() +
+            ScratchParts<Isa>::aligned(static_cast<std::size_t>(line) * sizeof(C))))};
+        pass.use_scratch(parts);
+        planes.ring.use_scratch(parts, C{});
+        planes.writer.line = parts.template take<C>(line);
+        if (pass.whole_planes()) planes.put_whole_planes(range);
+        while (range.next_plane()) {
+            planes.ring.set_plane(planes.plane_at(range.outer, range.inner));
+            planes.put_plane(range.plane() * pass.h.result * pass.w.result, range.first,
+                             range.last);
+        }
+        planes.writer.end_task();
+    });
 }
 
 }  // namespace stableops

@@ -99,8 +99,7 @@ struct AvgPoolTypes {
 
     [[gnu::always_inline]] static inline Sum zero() { return {D::zero(), D::zero()}; }
     [[gnu::always_inline]] static inline Sum load_sum(const PoolLine& line, std::ptrdiff_t i) {
-        return {loadu<Isa>(line.total + i),
-                compensated ? loadu<Isa>(line.error + i) : D::zero()};
+        return {loadu<Isa>(line.total + i), compensated ? loadu<Isa>(line.error + i) : D::zero()};
     }
     [[gnu::always_inline]] static inline void store_sum(const PoolLine& line, std::ptrdiff_t i,
                                                         Sum sum) {
@@ -138,8 +137,8 @@ struct AvgPoolTypes {
         }
     }
     template <class Lanes>
-    [[gnu::always_inline]] static inline void store_parts(T* p, const D (&part)[parts],
-                                                          Lanes lanes, bool streams) {
+    [[gnu::always_inline]] static inline void store_parts(T* p, const D (&part)[parts], Lanes lanes,
+                                                          bool streams) {
         if constexpr (parts == 1) {
             put_elements<Isa>(p, part[0], lanes, streams);
         } else {

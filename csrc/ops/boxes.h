@@ -21,8 +21,8 @@
 // underflows. Lanes outside it are computed by box_measures(), one by one.
 //
 // Area and conversions of float32 are computed in float64 and are within 0.5 ULP (float16,
-// bfloat16: 0.501 after the second rounding); float64 areas within 2.5 ULP (two sizes, each off by at most 2^-53, and the product), conversions within 0.5
-// ULP, 1 in the subnormal range.
+// bfloat16: 0.501 after the second rounding); float64 areas within 2.5 ULP (two sizes, each off by
+// at most 2^-53, and the product), conversions within 0.5 ULP, 1 in the subnormal range.
 //
 // [1] Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019.
 // [2] Zheng et al., "Distance-IoU Loss", AAAI 2020.
@@ -99,7 +99,8 @@ double aspect_angle(double width, double height) {
     double low = width < height ? width : height;
     double high = width < height ? height : width;
     if (high == 0) return 0;
-    if (high > 0x1p1000) {  // high + low must not overflow; a low that this rounds is below 2^-2000 of it
+    // high + low must not overflow; a low that this rounds is below 2^-2000 of it.
+    if (high > 0x1p1000) {
         low *= 0x1p-10;
         high *= 0x1p-10;
     }

@@ -5,11 +5,11 @@
 //
 // Shapes: x (N, C, H, W); y, index and grad_y (N, C, out_h, out_w); grad_x as x.
 //
-// Edge cases. The taps of a window are visited in row-major order and a later one wins only if it is
-// greater: of equal values the first stands, zeros of either sign being equal. The first NaN wins
-// over all that follows. Padding is never a tap, or is -inf, which is greater than nothing; the
-// search starts at the first tap inside the image, so that is the index of a window of only -inf.
-// y has the very bits of x[index], whether indices are asked for or not.
+// Edge cases. The taps of a window are visited in row-major order and a later one wins only if it
+// is greater: of equal values the first stands, zeros of either sign being equal. The first NaN
+// wins over all that follows. Padding is never a tap, or is -inf, which is greater than nothing;
+// the search starts at the first tap inside the image, so that is the index of a window of only
+// -inf. y has the very bits of x[index], whether indices are asked for or not.
 //
 // The forward pass is exact. The backward pass adds in ascending order of o, in float64 for
 // float64 and in float32 for the others, and rounds float16 and bfloat16 once at the end.
@@ -30,9 +30,8 @@ constexpr std::ptrdiff_t max_pool_channels = 128;
 
 // Vectors of channels, `block` channels a task; results have the strides `out`.
 template <class Isa, class T, bool with_indices>
-void max_pool_pixels(const Pool2dShape& shape, T* y, std::int64_t* indices,
-                     const ImageStrides& out, const T* x, const ImageStrides& stride,
-                     std::ptrdiff_t block) {
+void max_pool_pixels(const Pool2dShape& shape, T* y, std::int64_t* indices, const ImageStrides& out,
+                     const T* x, const ImageStrides& stride, std::ptrdiff_t block) {
     using Types = MaxPoolTypes<Isa, T>;
     using I = typename Types::I;
     using V = typename Types::V;
@@ -45,11 +44,10 @@ void max_pool_pixels(const Pool2dShape& shape, T* y, std::int64_t* indices,
                                 std::ptrdiff_t first_channel) {
         const std::ptrdiff_t start_h = oy * shape.stride_h - shape.pad_h;
         const std::ptrdiff_t start_w = ox * shape.stride_w - shape.pad_w;
-        const Taps rows =
-            taps_inside<Isa>(start_h, shape.kernel_h, shape.dilation_h, shape.height);
+        const Taps rows = taps_inside<Isa>(start_h, shape.kernel_h, shape.dilation_h, shape.height);
         const Taps cols = taps_inside<Isa>(start_w, shape.kernel_w, shape.dilation_w, shape.width);
-        const T* window = x + n * stride.n + start_h * stride.h + start_w * stride.w +
-                          first_channel * stride.c;
+        const T* window =
+            x + n * stride.n + start_h * stride.h + start_w * stride.w + first_channel * stride.c;
         const std::ptrdiff_t first = rows.first * row_offset + cols.first * shape.dilation_w;
         const std::ptrdiff_t at = n * out.n + first_channel * out.c + oy * out.h + ox * out.w;
         for_each_vec<Isa, V::size>(

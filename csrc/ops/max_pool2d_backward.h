@@ -24,8 +24,7 @@ struct FirstPosition {
 template <class Isa, class T, class Report>
 [[gnu::always_inline]] inline void scatter_line(Compute<T>* sums, std::ptrdiff_t plane_size,
                                                 std::ptrdiff_t count, const T* grad,
-                                                std::ptrdiff_t grad_step,
-                                                const std::int64_t* index,
+                                                std::ptrdiff_t grad_step, const std::int64_t* index,
                                                 std::ptrdiff_t index_step, const Report& report) {
     for (std::ptrdiff_t i = 0; i < count; ++i) {
         const std::int64_t at = index[i * index_step];
@@ -40,9 +39,8 @@ template <class Isa, class T, class Report>
 template <class Isa, class C>
 [[gnu::noinline]] void fill_zeros(C* p, std::ptrdiff_t count) {
     using V = Vec<Isa, C>;
-    for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t i, auto lanes) {
-        store_elements<Isa>(p + i, V::zero(), lanes);
-    });
+    for_each_vec<Isa, V::size>(
+        count, [&](std::ptrdiff_t i, auto lanes) { store_elements<Isa>(p + i, V::zero(), lanes); });
 }
 
 // Adds plane by plane, in the plane of the result itself or in a copy of it: of float32 where the
@@ -73,9 +71,10 @@ void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                 const std::ptrdiff_t n = range.outer;
                 const std::ptrdiff_t c = range.inner;
                 for (std::ptrdiff_t oy = 0; oy < shape.out_h; ++oy) {
-                    const T* g = grad_y + n * grad_stride.n + c * grad_stride.c + oy * grad_stride.h;
-                    const std::int64_t* index = indices + n * index_stride.n + c * index_stride.c +
-                                                oy * index_stride.h;
+                    const T* g =
+                        grad_y + n * grad_stride.n + c * grad_stride.c + oy * grad_stride.h;
+                    const std::int64_t* index =
+                        indices + n * index_stride.n + c * index_stride.c + oy * index_stride.h;
                     const auto report = [&](std::ptrdiff_t ox) {
                         outside.report((plane * shape.out_h + oy) * shape.out_w + ox);
                     };
@@ -92,8 +91,8 @@ void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
         });
 }
 
-// Channels of a task: all of them are read fastest, but few images are to make some tasks too. Tasks
-// share no cache line of float32, and the float32 copy of a narrow result stays small.
+// Channels of a task: all of them are read fastest, but few images are to make some tasks too.
+// Tasks share no cache line of float32, and the float32 copy of a narrow result stays small.
 template <class Isa, class T>
 std::ptrdiff_t scatter_channels(const Pool2dShape& shape) {
     if (sizeof(T) == 2) return 16;
@@ -105,9 +104,9 @@ std::ptrdiff_t scatter_channels(const Pool2dShape& shape) {
 
 // The scatter for some channels of one image, pixel (oy, ox) of grad_y after the other.
 //
-// Channels do not meet, so vectors of them need no order among their lanes; but a scattered store is
-// slow. The indices of one window take few values, and windows differ by a shift: `steps` are the
-// values seen so far, less the corner of a window for the guessed stride. Each of them takes a
+// Channels do not meet, so vectors of them need no order among their lanes; but a scattered store
+// is slow. The indices of one window take few values, and windows differ by a shift: `steps` are
+// the values seen so far, less the corner of a window for the guessed stride. Each of them takes a
 // comparison and a masked addition; a lane whose index is none of them is added on its own, and
 // tells a new one. What was guessed or seen decides how long it takes, never the result.
 template <class Isa, class C>
@@ -202,8 +201,7 @@ struct ScatterPixels {
             target[targets] = sums + pixel * pitch;
             position[targets++] = static_cast<I>(pixel);
         }
-        for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t c, auto lanes)
-                                              [[gnu::always_inline]] {
+        for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
             const V g = load_elements<Isa>(grad + c, lanes);
             const Positions at = load_positions(index + c, lanes);
             Positions found = Positions::zero();
@@ -241,8 +239,7 @@ void scatter_channels_last(const Pool2dShape& shape, T* grad_x, const T* grad_y,
     const std::ptrdiff_t stride_w = larger<Isa>(1, shape.width / shape.out_w);
     for_row_blocks<Isa>(
         shape.batch, blocks, 1,
-        (2 * plane_size + 8 * shape.out_h * shape.out_w) *
-            smaller<Isa>(shape.channels, block),
+        (2 * plane_size + 8 * shape.out_h * shape.out_w) * smaller<Isa>(shape.channels, block),
         [&](RowRange<Isa> range) {
             while (range.next_plane()) {
                 const std::ptrdiff_t n = range.outer;
@@ -260,17 +257,16 @@ void scatter_channels_last(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                 }
                 for (std::ptrdiff_t oy = 0; oy < shape.out_h; ++oy)
                     for (std::ptrdiff_t ox = 0; ox < shape.out_w; ++ox)
-                        pixels.add(grad_y + n * grad_stride.n + oy * grad_stride.h +
-                                       ox * grad_stride.w + first,
-                                   indices + n * index_stride.n + oy * index_stride.h +
-                                       ox * index_stride.w + first * index_stride.c,
-                                   index_stride.c,
-                                   oy * stride_h * shape.width + ox * stride_w,
-                                   [&](std::ptrdiff_t c) {
-                                       const std::ptrdiff_t plane = n * shape.channels + first + c;
-                                       outside.report((plane * shape.out_h + oy) * shape.out_w +
-                                                      ox);
-                                   });
+                        pixels.add(
+                            grad_y + n * grad_stride.n + oy * grad_stride.h + ox * grad_stride.w +
+                                first,
+                            indices + n * index_stride.n + oy * index_stride.h +
+                                ox * index_stride.w + first * index_stride.c,
+                            index_stride.c, oy * stride_h * shape.width + ox * stride_w,
+                            [&](std::ptrdiff_t c) {
+                                const std::ptrdiff_t plane = n * shape.channels + first + c;
+                                outside.report((plane * shape.out_h + oy) * shape.out_w + ox);
+                            });
                 pixels.zero_until(plane_size);
                 if constexpr (!direct) {
                     for (std::ptrdiff_t pixel = 0; pixel < plane_size; ++pixel)

@@ -49,8 +49,8 @@ template <class Isa, class C, bool with_indices>
                                      : loadu<Isa>(in.offsets + ox);
         return start;
     };
-    // Two vectors share the loops. They may overlap, with each other and with those before: doing an
-    // output twice changes nothing.
+    // Two vectors share the loops. They may overlap, with each other and with those before: doing
+    // an output twice changes nothing.
     const auto pool_two = [&](std::ptrdiff_t a, std::ptrdiff_t b) [[gnu::always_inline]] {
         State best_a = start_at(a), best_b = start_at(b);
         V sum_a = V::zero(), sum_b = V::zero();
@@ -117,17 +117,20 @@ struct MaxPoolPlanes {
     }
     static RowLayout layout(const Pool2dShape& shape, const ImageStrides& stride) {
         const std::ptrdiff_t reach = extent(shape.kernel_w, shape.dilation_w);
-        RowLayout result = {shape.width, stride.w, shape.pad_w, shape.stride_w,
+        RowLayout result = {shape.width,
+                            stride.w,
+                            shape.pad_w,
+                            shape.stride_w,
                             smaller<Isa>(shape.stride_w, reach),
                             shape.out_w + quotient<Isa>(reach - 1, shape.stride_w)};
-        result.width = smaller<Isa>(result.width,
-                                    result.phase_length * result.stride - result.left);
+        result.width =
+            smaller<Isa>(result.width, result.phase_length * result.stride - result.left);
         // Vectors of too few windows read on.
         if (shape.out_w < Vec<Isa, C>::size) result.phase_length += Vec<Isa, C>::size;
         return result;
     }
-    MaxPoolPlanes(const Pool2dShape& shape, const ImageStrides& stride, const PlaneAccess<C>& access,
-                  bool with_indices)
+    MaxPoolPlanes(const Pool2dShape& shape, const ImageStrides& stride,
+                  const PlaneAccess<C>& access, bool with_indices)
         : shape(shape),
           ring(access, layout(shape, stride), stride.h),
           maxima(access, {shape.out_w, 2, 0, 1, 1, shape.out_w + Vec<Isa, C>::size}, 0),
@@ -137,7 +140,6 @@ struct MaxPoolPlanes {
                      pool_stream_bytes,
                  shape.out_w < Vec<Isa, C>::size},
           line(larger<Isa>(shape.out_w, Vec<Isa, C>::size)) {}
-
 
     std::size_t scratch_size() const {
         const auto size = [](std::ptrdiff_t count, std::size_t each) {
@@ -179,8 +181,7 @@ struct MaxPoolPlanes {
                            shape.kernel_h + shape.stride_h <= Ring::slots;
         std::ptrdiff_t laid_out = 0;
         const auto lay_out = [&](std::ptrdiff_t oy) {
-            const std::ptrdiff_t row_end =
-                smaller<Isa>(shape.height, start(oy) + shape.kernel_h);
+            const std::ptrdiff_t row_end = smaller<Isa>(shape.height, start(oy) + shape.kernel_h);
             for (laid_out = larger<Isa>(laid_out, start(oy)); laid_out < row_end; ++laid_out)
                 ring.row(laid_out);
         };
@@ -259,9 +260,9 @@ template <class Isa, class C>
             ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(planes.scratch_size()))};
             planes.use_scratch(parts);
             while (range.next_plane()) {
-                planes.ring.set_plane(
-                    static_cast<const char*>(x) +
-                    (range.outer * stride.n + range.inner * stride.c) * access.element_size);
+                planes.ring.set_plane(static_cast<const char*>(x) +
+                                      (range.outer * stride.n + range.inner * stride.c) *
+                                          access.element_size);
                 planes.maxima.set_plane(nullptr);
                 planes.pool(range.plane(), range.first, range.last, static_cast<char*>(y), indices);
             }

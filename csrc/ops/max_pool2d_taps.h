@@ -27,8 +27,8 @@ struct MaxPoolState {
     typename MaxPoolTypes<Isa, T>::Offsets offset;
 };
 
-// Numbers only: a NaN tap is never taken and a NaN maximum stands. The sum of all taps is NaN if any
-// of them is; it may also be NaN for infinities, which costs the caller a second look, no more.
+// Numbers only: a NaN tap is never taken and a NaN maximum stands. The sum of all taps is NaN if
+// any of them is; it may also be NaN for infinities, which costs the caller a second look, no more.
 template <class Isa, class T, bool with_indices>
 [[gnu::always_inline]] inline void take_number(MaxPoolState<Isa, T>& best,
                                                typename MaxPoolTypes<Isa, T>::V& sum,
@@ -37,8 +37,8 @@ template <class Isa, class T, bool with_indices>
     using Types = MaxPoolTypes<Isa, T>;
     if constexpr (with_indices) {
         using I = typename Types::I;
-        best.offset = select(tap > best.value, Types::Offsets::splat(static_cast<I>(offset)),
-                             best.offset);
+        best.offset =
+            select(tap > best.value, Types::Offsets::splat(static_cast<I>(offset)), best.offset);
     }
     best.value = max(tap, best.value);
     if constexpr (Types::has_nan) sum += tap;
@@ -53,8 +53,7 @@ template <class Isa, class T, bool with_indices>
     auto wins = (tap > best.value) | (is_nan(tap) & ~is_nan(best.value));
     if constexpr (with_indices) {
         using I = typename Types::I;
-        best.offset =
-            select(wins, Types::Offsets::splat(static_cast<I>(offset)), best.offset);
+        best.offset = select(wins, Types::Offsets::splat(static_cast<I>(offset)), best.offset);
     }
     best.value = select(wins, tap, best.value);
 }

@@ -19,8 +19,8 @@ template <class Isa>
     return a > b ? a : b;
 }
 
-// n / d for n >= 0: strides and dilations are nearly always 1 or 2, and a division takes longer than
-// pooling a short row.
+// n / d for n >= 0: strides and dilations are nearly always 1 or 2, and a division takes longer
+// than pooling a short row.
 template <class Isa>
 [[gnu::always_inline]] inline std::ptrdiff_t quotient(std::ptrdiff_t n, std::ptrdiff_t d) {
     if (d == 1) return n;
@@ -28,8 +28,8 @@ template <class Isa>
     return n / d;
 }
 
-// A run of consecutive rows of consecutive planes: while (next_plane()) visits rows [first, last) of
-// plane (outer, inner).
+// A run of consecutive rows of consecutive planes: while (next_plane()) visits rows [first, last)
+// of plane (outer, inner).
 template <class Isa>
 struct RowRange {
     std::ptrdiff_t inner_count, rows;  // planes are numbered outer * inner_count + inner
@@ -59,8 +59,8 @@ struct RowRange {
     std::ptrdiff_t plane() const { return outer * inner_count + inner; }
 };
 
-// Runs f(RowRange) over blocks of all rows worth about 20 us each; `row_cost` is in lane operations,
-// of which a core does a few in a nanosecond.
+// Runs f(RowRange) over blocks of all rows worth about 20 us each; `row_cost` is in lane
+// operations, of which a core does a few in a nanosecond.
 template <class Isa, class F>
 void for_row_blocks(std::ptrdiff_t outer_count, std::ptrdiff_t inner_count,
                     std::ptrdiff_t rows_per_plane, std::ptrdiff_t row_cost, const F& f) {
@@ -76,7 +76,9 @@ void for_row_blocks(std::ptrdiff_t outer_count, std::ptrdiff_t inner_count,
 // Parts of one scratch block, each aligned to 64 bytes.
 template <class Isa>
 struct ScratchParts {
-    static constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; }
+    static constexpr std::size_t aligned(std::size_t bytes) {
+        return (bytes + 63) & ~std::size_t{63};
+    }
 
     char* next;
     template <class T>
@@ -96,8 +98,7 @@ template <class Isa>
 [[gnu::always_inline]] inline Taps taps_inside(std::ptrdiff_t start, std::ptrdiff_t kernel,
                                                std::ptrdiff_t dilation, std::ptrdiff_t size) {
     std::ptrdiff_t first = start >= 0 ? 0 : quotient<Isa>(dilation - 1 - start, dilation);
-    std::ptrdiff_t end =
-        start >= size ? 0 : quotient<Isa>(size - start + dilation - 1, dilation);
+    std::ptrdiff_t end = start >= size ? 0 : quotient<Isa>(size - start + dilation - 1, dilation);
     return {first, smaller<Isa>(kernel, end)};
 }
 
@@ -145,8 +146,8 @@ template <class Isa, class T>
 
 // A row of the padded image, cut so that neighbouring windows have neighbouring taps whatever their
 // stride is: column x (of the image; -left is the first of the padding) is element
-// (x + left) / phases of phase (x + left) % phases, where phases = stride of the windows. Phases that
-// no tap falls into are left out.
+// (x + left) / phases of phase (x + left) % phases, where phases = stride of the windows. Phases
+// that no tap falls into are left out.
 struct RowLayout {
     std::ptrdiff_t width;        // columns of the image that windows reach
     std::ptrdiff_t memory_step;  // from column to column, in elements
@@ -165,10 +166,10 @@ template <class Isa, class T>
     const T* source = static_cast<const T*>(row);
     if (layout.memory_step == 1 && layout.stride == 1) {
         to += layout.left;
-        for_each_vec<Isa, size>(layout.width, [&](std::ptrdiff_t x, auto lanes)
-                                                  [[gnu::always_inline]] {
-            store_elements<Isa>(to + x, load_elements<Isa>(source + x, lanes), lanes);
-        });
+        for_each_vec<Isa, size>(
+            layout.width, [&](std::ptrdiff_t x, auto lanes) [[gnu::always_inline]] {
+                store_elements<Isa>(to + x, load_elements<Isa>(source + x, lanes), lanes);
+            });
         return;
     }
     std::ptrdiff_t x = 0;
@@ -224,10 +225,10 @@ template <class Isa, class T>
 [[gnu::noinline]] void store_row(void* to, const typename PoolElement<T>::type* from,
                                  std::ptrdiff_t count) {
     using C = typename PoolElement<T>::type;
-    for_each_vec<Isa, Vec<Isa, C>::size>(
-        count, [&](std::ptrdiff_t i, auto lanes) [[gnu::always_inline]] {
-            store_elements<Isa>(static_cast<T*>(to) + i, load_elements<Isa>(from + i, lanes), lanes);
-        });
+    for_each_vec<Isa, Vec<Isa, C>::size>(count, [&](std::ptrdiff_t i,
+                                                    auto lanes) [[gnu::always_inline]] {
+        store_elements<Isa>(static_cast<T*>(to) + i, load_elements<Isa>(from + i, lanes), lanes);
+    });
 }
 
 // Planes of a storage type, read and written row by row in the type C that they are pooled in.
@@ -269,8 +270,8 @@ template <class Isa>
 [[gnu::noinline]] void stream_bytes(char* to, const char* from, std::ptrdiff_t count) {
     using V = Vec<Isa, float>;
     constexpr std::ptrdiff_t size = Isa::bytes;
-    const std::ptrdiff_t head =
-        smaller<Isa>(count, -static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(to) % 64) & 63);
+    const std::ptrdiff_t head = smaller<Isa>(
+        count, -static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(to) % 64) & 63);
     __builtin_memcpy(to, from, static_cast<std::size_t>(head));
     std::ptrdiff_t i = head;
     for (; i + size <= count; i += size) {
@@ -281,8 +282,8 @@ template <class Isa>
     __builtin_memcpy(to + i, from + i, static_cast<std::size_t>(count - i));
 }
 
-// Writes rows of results that are computed as C. They are computed in place where that will do, else
-// in `line`.
+// Writes rows of results that are computed as C. They are computed in place where that will do,
+// else in `line`.
 template <class Isa, class C>
 struct RowWriter {
     PlaneAccess<C> access;
@@ -358,7 +359,9 @@ struct RowRing {
     static std::ptrdiff_t slot_of(std::ptrdiff_t y) { return y & (slots - 1); }
 
     // Row y from phase 0 on. It stays valid while rows within `slots` of it are asked for.
-    [[gnu::always_inline]] inline const C* row(std::ptrdiff_t y) { return row_in_slot(y, slot_of(y)); }
+    [[gnu::always_inline]] inline const C* row(std::ptrdiff_t y) {
+        return row_in_slot(y, slot_of(y));
+    }
     // The same where the caller says which slot is free.
     [[gnu::always_inline]] inline const C* row_in_slot(std::ptrdiff_t y, std::ptrdiff_t slot) {
         const char* source = plane + y * stride_h * access.element_size;

@@ -90,8 +90,7 @@ struct SoftGrid {
     };
     Squares squares(const Box<T>& box) const {
         const int n = side(levels - 1);
-        return {x.square(box.x1, n), x.square(box.x2, n), y.square(box.y1, n),
-                y.square(box.y2, n)};
+        return {x.square(box.x1, n), x.square(box.x2, n), y.square(box.y1, n), y.square(box.y2, n)};
     }
     std::ptrdiff_t home(const Box<T>& box) const {
         const Squares s = squares(box);
@@ -146,7 +145,7 @@ struct SoftGrid {
             y.include(box.y1, box.y2);
         }
         int wanted = 1;
-        while (wanted < most_levels && n >> (2 * wanted + 3) > 0) ++wanted;
+        while (wanted < most_levels && n >> (2 * wanted + 4) > 0) ++wanted;
         for (;; --wanted) {
             set_levels(wanted);
             const std::ptrdiff_t total = count_positions(n, boxes);
@@ -201,6 +200,7 @@ template <class Isa>
 struct SoftCandidate {
     double score;
     std::uint32_t index;
+    std::uint32_t home;
     std::uint32_t seen;  // boxes of its home's list that `score` accounts for
 };
 
@@ -263,7 +263,8 @@ struct DecayFactors {
             const V whole = area + (right - left) * (bottom - top) - intersection;
             storeu(iou + i, intersection / whole);
             if constexpr (sizeof(T) == 8) {
-                const auto sound = (intersection > V::splat(0x1p-960)) & (whole < V::splat(0x1p1000));
+                const auto sound =
+                    (intersection > V::splat(0x1p-960)) & (whole < V::splat(0x1p1000));
                 if (any(~sound)) [[unlikely]]
                     for (int k = i; k < count && k < i + V::size; ++k)
                         iou[k] = overlap_iou<Isa, T>(own, {x1[k], y1[k], x2[k], y2[k]});
@@ -274,8 +275,8 @@ struct DecayFactors {
         measure();
         for (int i = 0; i < count; i += V::size) {
             const V v = loadu<Isa>(iou + i);
-            const V factor = options.gaussian ? exp(-(v * v) / V::splat(options.sigma))
-                                              : V::splat(1) - v;
+            const V factor =
+                options.gaussian ? exp(-(v * v) / V::splat(options.sigma)) : V::splat(1) - v;
             storeu(iou + i, factor);
         }
         for (int i = 0; i < count; ++i) score *= iou[i];
@@ -344,7 +345,7 @@ std::ptrdiff_t soft_nms(std::int64_t* indices, double* decayed_scores, BoxRows<T
         Candidate candidate = {};
         bool untouched = next < count;
         if (untouched) {
-            candidate = {scores[order[next]], order[next], 0};
+            candidate = {scores[order[next]], order[next], 0, 0};
             untouched = waiting == 0 || before(candidate, heap[0]);
         }
         if (untouched) {
@@ -354,8 +355,9 @@ std::ptrdiff_t soft_nms(std::int64_t* indices, double* decayed_scores, BoxRows<T
         }
         Box<C> box = load_box<Isa>(boxes, candidate.index);
         bool takes_part = !inert<Isa>(box);
-        const BoxList<Isa, C> near =
-            takes_part ? selected.list(selected.home(box)) : BoxList<Isa, C>{};
+        if (untouched && takes_part)
+            candidate.home = static_cast<std::uint32_t>(selected.home(box));
+        const BoxList<Isa, C> near = takes_part ? selected.list(candidate.home) : BoxList<Isa, C>{};
         if (candidate.seen < near.count) {
             double score = decayed(candidate.score, box, near, candidate.seen, options, test);
             bool changed = score != candidate.score;
