@@ -43,7 +43,7 @@ struct BoxList {
 };
 
 // Squares of one axis.
-template <class T>
+template <class Isa, class T>
 struct SoftAxis {
     double low = __builtin_inf(), high = -__builtin_inf();
     double squares = 0;  // of the finest grid in a unit of length
@@ -66,7 +66,7 @@ struct SoftGrid {
     static constexpr std::ptrdiff_t spare = 16;  // positions behind a list, for vectors
     static constexpr std::ptrdiff_t most_cells = (std::ptrdiff_t{1} << (2 * most_levels)) / 3 + 1;
 
-    SoftAxis<T> x, y;
+    SoftAxis<Isa, T> x, y;
     int levels;
     std::ptrdiff_t first_cell[most_levels + 1];
     std::uint32_t homes[most_cells];   // boxes at home in a cell
