@@ -98,6 +98,8 @@ LARGE = {
     "taps side by side": ((1, 8, 40, 500), (3, 8, 3, 3), {"dilation": (15, 200)}),
     "stride beyond the kernel": ((2, 16, 20, 60), (20, 16, 2, 2), {"stride": (5, 9)}),
     "many groups": ((1, 64, 9, 9), (128, 1, 3, 3), {"groups": 64, "padding": 1}),
+    "rows of one block on several threads": ((1, 32, 26, 27), (40, 32, 3, 3), {"padding": 1}),
+    "images of one block on several threads": ((40, 60, 5, 5), (48, 60, 3, 3), {"padding": 1}),
     "few pixels": ((3, 150, 2, 2), (100, 150, 1, 1), {}),
 }
 

@@ -81,7 +81,7 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
             return;
         }
     }
-    const BlockPlan plan = plan_blocks<Isa>(first);
+    const BlockPlan plan = plan_blocks<Isa>(first, problems * groups);
     const std::ptrdiff_t tasks = plan.tasks();
     parallel_for<Isa>(problems * groups * tasks, [&](std::ptrdiff_t task) {
         const std::ptrdiff_t group = task / tasks % groups;

@@ -109,7 +109,7 @@ DirectPlan plan_direct(const Correlation<T>& p, std::ptrdiff_t groups) {
     // Direct sums run at about a quarter of a large tile's rate.
     const std::ptrdiff_t work =
         larger(plan.rows * p.w.out * larger(p.terms(), 4) * p.out_channels, 1);
-    const std::ptrdiff_t units = larger(task_work / 4 / work, 1);
+    const std::ptrdiff_t units = larger(task_work / 8 / work, 1);
     plan.groups = smaller(ceil_div(units, plan.window_groups) * plan.window_groups, groups);
     plan.group_blocks = ceil_div(groups, plan.groups);
     plan.images = smaller(larger(units / plan.groups, 1), p.images);

@@ -1,5 +1,6 @@
 #pragma once
-// How a correlation is cut into tasks, by its shape only.
+// How a correlation is cut into tasks. No output's bits depend on it.
+#include "../runtime/parallel.h"
 #include "conv_problem.h"
 
 namespace stableops {
@@ -74,8 +75,9 @@ bool prefer_pixel_lanes(const Correlation<T>& p) {
            with_idle_lanes(p.out_channels) * (1 + packed_weights + transposition);
 }
 
+// `others`: how many correlations of this shape there are.
 template <class Isa, class T>
-BlockPlan plan_blocks(const Correlation<T>& p) {
+BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
     using C = Compute<T>;
     constexpr std::ptrdiff_t vector = Vec<Isa, C>::size;
     constexpr std::ptrdiff_t size = sizeof(C);
@@ -112,6 +114,24 @@ BlockPlan plan_blocks(const Correlation<T>& p) {
     const std::ptrdiff_t pixel_tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks;
     if (pixel_tasks >= 32) plan.channels = p.out_channels;
     plan.channel_blocks = ceil_div(p.out_channels, plan.channels);
+
+    // A small image of few channels is one block: its rows are divided among the threads, as far as
+    // the packing that each part repeats stays small beside its arithmetic.
+    const std::ptrdiff_t pixels = p.images * p.h.out * p.w.out;
+    std::ptrdiff_t wanted =
+        smaller(num_threads(), pixels / (12 * TileLimits<Isa>::rows(2)) * others);
+    const double work_of_all = static_cast<double>(pixels) * static_cast<double>(p.terms()) *
+                               static_cast<double>(p.out_channels) * static_cast<double>(others);
+    if (work_of_all < static_cast<double>(wanted * task_work))
+        wanted = static_cast<std::ptrdiff_t>(work_of_all) / task_work;
+    const std::ptrdiff_t parts = ceil_div(wanted, plan.tasks() * others);
+    if (parts > 1 && plan.images == 1) {
+        plan.rows = ceil_div(plan.rows, parts);
+        plan.row_blocks = ceil_div(p.h.out, plan.rows);
+    } else if (parts > 1) {
+        plan.images = ceil_div(plan.images, parts);
+        plan.image_blocks = ceil_div(p.images, plan.images);
+    }
     return plan;
 }
 

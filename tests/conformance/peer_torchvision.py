@@ -6,6 +6,7 @@ succeeds; the networks need none of them.
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,15 @@ _found = importlib.util.find_spec("torchvision")
 if _found is None:
     pytest.skip(INSTALL, allow_module_level=True)
 
-_root = Path(next(iter(_found.submodule_search_locations)))
-_source = (_root / "_meta_registrations.py").read_text()
-_library = torch.library.Library("torchvision", "DEF")
-for _name in sorted(set(re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', _source))):
-    _library.define(f"{_name}(Tensor x) -> Tensor")
+# Under two names pytest imports this file twice: as a test's helper and for its doctests.
+if "torchvision" not in sys.modules:
+    _root = Path(next(iter(_found.submodule_search_locations)))
+    _source = (_root / "_meta_registrations.py").read_text()
+    _library = torch.library.Library("torchvision", "DEF")
+    for _name in sorted(
+        set(re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', _source))
+    ):
+        _library.define(f"{_name}(Tensor x) -> Tensor")
 
 from torchvision import models  # noqa: E402
 
