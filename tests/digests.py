@@ -1,7 +1,8 @@
 """Prints a digest of the bits of every operation's results on fixed inputs, as JSON.
 
 test_reproducibility.py runs it in processes of their own, one a SIMD level and number of threads,
-and compares. A family adds its operations as functions marked @case. Sizes are chosen so that several threads take part.
+and compares. A family adds its operations as functions marked @case. Sizes are chosen so that
+several threads take part.
 """
 
 import hashlib
@@ -293,12 +294,12 @@ def normalisation(rng):
     for dtype in DTYPES:
         x, g = (rng.standard_normal((2, 3, 24, 70, 71)) + 5).astype(dtype)
         w, b = rng.standard_normal((2, 24)).astype(dtype)
-        for x in (x, last(x)):
-            batch = so.batch_norm(x, None, None, w, b, True, return_stats=True)
-            group = so.group_norm(x, 6, w, b, return_stats=True)
-            results += [*batch, *group, so.batch_norm(x, *batch[1:], w, b)]
-            results += so.batch_norm_backward(g, x, w, *batch[1:])
-            results += so.group_norm_backward(g, x, 6, w, *group[1:])
+        for image in (x, last(x)):
+            batch = so.batch_norm(image, None, None, w, b, True, return_stats=True)
+            group = so.group_norm(image, 6, w, b, return_stats=True)
+            results += [*batch, *group, so.batch_norm(image, *batch[1:], w, b)]
+            results += so.batch_norm_backward(g, image, w, *batch[1:])
+            results += so.group_norm_backward(g, image, 6, w, *group[1:])
     return results
 
 
@@ -332,10 +333,16 @@ def rectifiers_and_dropout(rng):
     for dtype in DTYPES:
         x, g = rng.standard_normal((2, 5, 7, 90, 91)).astype(dtype)
         w = rng.standard_normal(7).astype(dtype)
-        for x in (x, last(x)):
-            y, mask = so.dropout(x, 0.3, rng=1, return_mask=True)
-            results += [so.leaky_relu(x), so.leaky_relu_backward(g, x), so.prelu(x, w), y, mask]
-            results += [*so.prelu_backward(g, x, w), so.dropout_backward(g, mask, 0.3)]
+        for image in (x, last(x)):
+            y, mask = so.dropout(image, 0.3, rng=1, return_mask=True)
+            results += [
+                so.leaky_relu(image),
+                so.leaky_relu_backward(g, image),
+                so.prelu(image, w),
+                y,
+                mask,
+            ]
+            results += [*so.prelu_backward(g, image, w), so.dropout_backward(g, mask, 0.3)]
     return results
 
 
@@ -353,10 +360,10 @@ def interpolate(rng):
     results = []
     for dtype in DTYPES:
         x = rng.standard_normal((2, 9, 60, 61)).astype(dtype)
-        for x in (x, last(x)):
+        for image in (x, last(x)):
             for mode in ("nearest", "bilinear"):
-                y = so.interpolate(x, (99, 150), mode=mode)
-                results += [y, so.interpolate_backward(y, x.shape, mode)]
+                y = so.interpolate(image, (99, 150), mode=mode)
+                results += [y, so.interpolate_backward(y, image.shape, mode)]
     return results
 
 

@@ -1,5 +1,5 @@
-"""What is right: definitions in float64 or mpmath, written independently of csrc, and how to measure
-an error against them."""
+"""What is right: definitions in float64 or mpmath, written independently of csrc, and how to
+measure an error against them."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ def ulp(x, dtype):
 
 
 def same_bits(a, b):
-    """Whether two arrays (or scalars) have the same shape, dtype and bits (any NaN equals any NaN)."""
+    """Whether two arrays or scalars have the same shape, dtype and bits; all NaNs are equal."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
@@ -108,7 +108,7 @@ def unit(exact, dtype):
 
 
 def ulp_error(got, exact, dtype):
-    """|got - exact| in units in the last place, as a float; an overflowed result counts as 2^emax."""
+    """|got - exact| in units in the last place, a float; an overflowed result counts as 2^emax."""
     top = mpmath.ldexp(mpf(1), int(np.frexp(np.float64(ml_dtypes.finfo(dtype).max))[1]))
     got = float(got)
     value = mpf(got) if np.isfinite(got) else mpmath.sign(mpf(got)) * top
@@ -333,7 +333,7 @@ def average_error(y, x, rows, cols, divisors):
 
 
 def average_backward_error(grad_x, grad_y, rows, cols, divisors):
-    """The same for the gradient: each element adds grad_y / divisor over the windows that hold it."""
+    """The same for the gradient: an element adds grad_y / divisor of the windows that hold it."""
     got, grads = exact_integers(grad_x), exact_integers(grad_y)
     most = np.zeros(grad_x.shape[2:], int)
     common = int(np.lcm.reduce(np.abs(divisors.astype(np.int64)).ravel()))
@@ -396,7 +396,7 @@ def rotated_corners(box):
 
 
 def box_iou_rotated(a, b):
-    """Of two rows (x, y, width, height, degrees), as an mpf: one polygon clipped at the other's sides."""
+    """Of two rows (x, y, width, height, degrees), an mpf: one clipped at the other's sides."""
     with mpmath.workdps(80):
         areas = [mpmath.mpf(float(box[2])) * mpmath.mpf(float(box[3])) for box in (a, b)]
         if not all(float(size) > 0 for box in (a, b) for size in box[2:4]):

@@ -380,7 +380,8 @@ def test_model_of_convolution():
         for c in chosen
     ]
     heading, lines = model.table({"limits": [entry], "rows": rows})
-    assert len(lines) == len(chosen) and len(lines[0]) == len(heading)
+    assert len(lines) == len(chosen)
+    assert len(lines[0]) == len(heading)
     for case in chosen:
         predicted = model.predicted_seconds(*model.parsed(case.name), entry)
         assert predicted > 0.99 * case.flops / 1e11

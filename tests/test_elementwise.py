@@ -1,7 +1,7 @@
 """relu, sigmoid, log_sigmoid, softplus and their gradients: on every layout, dtype and level.
 
-float32, float16 and bfloat16 are correctly rounded, float64 is within a bound; naive formulas are fed
-to the same checks and fail.
+float32, float16 and bfloat16 are correctly rounded, float64 is within a bound; naive formulas are
+fed to the same checks and fail.
 """
 
 import functools
@@ -295,9 +295,7 @@ def test_backward_where_only_a_large_gradient_leaves_anything(name):
 def test_backward_check_refuses_a_difference(dtype):
     """1 - sigmoid(x) has no digits left where sigmoid(x) is next to 1."""
     with pytest.raises(AssertionError):
-        check_backward(
-            "log_sigmoid_backward", lambda g, x: g * (1 - so.sigmoid(x)), dtype, 2.0
-        )
+        check_backward("log_sigmoid_backward", lambda g, x: g * (1 - so.sigmoid(x)), dtype, 2.0)
 
 
 @pytest.mark.parametrize("name", BACKWARD)

@@ -96,7 +96,8 @@ def test_tokens_do_not_depend_on_each_other(dtype, threads):
     labels = rng.integers(0, 700, 300)
     both = {"reduction": "none", "return_grad": True, "output_mask": (True, False, False)}
     loss, (gx, gw, gb) = so.linear_cross_entropy(x, w, labels, bias, **both)
-    assert gw is None and gb is None
+    assert gw is None
+    assert gb is None
     for i in (0, 17, 299):
         alone, (alone_gx, _, _) = so.linear_cross_entropy(x[i], w, labels[i], bias, **both)
         assert same_bits(np.asarray(alone), np.asarray(loss[i]))
@@ -145,7 +146,8 @@ def test_definition():
         loss, grads = so.linear_cross_entropy(
             x.astype(dtype), w.astype(dtype), labels, bias.astype(dtype), **settings
         )
-        assert np.all(want[0] > 0) and np.min(want[0]) < 1e-9
+        assert np.all(want[0] > 0)
+        assert np.min(want[0]) < 1e-9
         np.testing.assert_allclose(loss, want[0], rtol=1.5 * eps)
         for got, exact, scale in zip(grads, want[1:], (200, 200, 12), strict=True):
             np.testing.assert_allclose(got, exact, rtol=0, atol=scale * eps)
@@ -182,10 +184,14 @@ def test_nothing_to_do():
     loss, (gx, gw, gb) = so.linear_cross_entropy(
         np.ones((0, 4)), w, np.zeros(0, int), reduction="sum", return_grad=True
     )
-    assert loss == 0 and gx.shape == (0, 4) and not gw.any() and not gb.any()
+    assert loss == 0
+    assert gx.shape == (0, 4)
+    assert not gw.any()
+    assert not gb.any()
     assert np.isnan(so.linear_cross_entropy(np.ones((0, 4)), w, np.zeros(0, int)))
     loss, grads = so.linear_cross_entropy(np.ones((2, 4)), w, [-100, -100], return_grad=True)
-    assert np.isnan(loss) and not any(g.any() for g in grads)
+    assert np.isnan(loss)
+    assert not any(g.any() for g in grads)
     loss = so.linear_cross_entropy(np.ones((2, 0)), np.ones((3, 0)), [0, 1])
     assert abs(loss - np.log(3)) < 1e-15
 

@@ -1,6 +1,6 @@
 """batch_norm, group_norm, layer_norm, local_response_norm, their gradients: against exact
-arithmetic, on every layout, dtype and level, where the mean is large, the deviation nothing, and the
-values near the largest."""
+arithmetic, on every layout, dtype and level, where the mean is large, the deviation nothing, and
+the values near the largest."""
 
 import ml_dtypes
 import mpmath

@@ -435,7 +435,7 @@ def test_backward_takes_any_indices(dtype, channels):
     for high in (3, 12 * 15):
         indices = rng.integers(0, high, shape)
         expected = reference.max_pool2d_backward(grad, indices, (2, channels, 12, 15))
-        for layout in POOL_LAYOUTS[:1] + ["channels_last"]:
+        for layout in [*POOL_LAYOUTS[:1], "channels_last"]:
             result = so.max_pool2d_backward(
                 placed(grad, layout), placed(indices, layout), (2, channels, 12, 15)
             )

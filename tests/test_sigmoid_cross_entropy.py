@@ -1,4 +1,4 @@
-"""sigmoid_cross_entropy: loss and gradient to the last digits, sums in a fixed order, every option."""
+"""sigmoid_cross_entropy: loss and gradient to the last digits, ordered sums, every option."""
 
 import functools
 import itertools
@@ -52,7 +52,7 @@ def soft_cases(dtype, n=250):
 
 
 def cancelling_cases(dtype, n=120):
-    """Labels next to sigmoid(x), where the gradient vanishes, and those beyond 1 where the loss does."""
+    """Labels next to sigmoid(x), where the gradient vanishes, and beyond 1, where the loss does."""
     rng = np.random.default_rng(5)
     x = np.concatenate([rng.uniform(-15, 15, n), rng.standard_normal(2 * n)]).astype(dtype)
     near = so.sigmoid(x)
@@ -114,7 +114,8 @@ def test_cancelling_elements(dtype):
     left of float64 terms, 2^-105 of them (they are computed in double length)."""
     x, y = cancelling_cases(dtype)
     for got, what in zip(ours(x, y), WHAT, strict=True):
-        for xi, yi, value, exact_value in zip(x, y, got, exact("cancelling", dtype, what), strict=True):
+        right = exact("cancelling", dtype, what)
+        for xi, yi, value, exact_value in zip(x, y, got, right, strict=True):
             xi, yi = float(xi), float(yi)
             size = abs(getattr(reference, what)(xi, 0.0) * (1 - yi)) + abs(
                 getattr(reference, what)(xi, 1.0) * yi
@@ -314,7 +315,11 @@ def test_empty():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"labels": np.ones(2)}, ValueError, r"logits has shape \(3,\) and labels has shape \(2,\)"),
+        (
+            {"labels": np.ones(2)},
+            ValueError,
+            r"logits has shape \(3,\) and labels has shape \(2,\)",
+        ),
         ({"labels": np.ones(3, complex)}, TypeError, "labels has dtype complex128"),
         ({"weight": np.ones(2)}, ValueError, r"weight has shape \(2,\); it must broadcast"),
         ({"pos_weight": np.ones((2, 2))}, ValueError, r"pos_weight has shape \(2, 2\)"),

@@ -1,4 +1,5 @@
-"""Neural-network operations on NumPy arrays: right to the last digit, fast, the same bits everywhere."""
+"""Neural-network operations on NumPy arrays: right to the last digit, fast, the same bits
+everywhere."""
 
 from stableops._boxes import (
     box_area,

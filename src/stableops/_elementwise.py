@@ -31,7 +31,8 @@ def relu(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
     x : array_like
         Any shape; float64, float32, float16 or bfloat16. Integers and bools become float64.
     out : ndarray, optional
-        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap it.
+        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap
+        it.
 
     Returns
     -------
@@ -108,7 +109,8 @@ def sigmoid(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
     x : array_like
         Any shape; float64, float32, float16 or bfloat16. Integers and bools become float64.
     out : ndarray, optional
-        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap it.
+        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap
+        it.
 
     Returns
     -------
@@ -124,8 +126,8 @@ def sigmoid(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
 
     Notes
     -----
-    float32, float16 and bfloat16 are correctly rounded (0.5 ULP): the tests run all 65,536 inputs of
-    the latter two, ``python -m benchmarks accuracy --exhaustive sigmoid`` the 2**32 of float32.
+    float32, float16 and bfloat16 are correctly rounded (0.5 ULP): the tests run all 65,536 inputs
+    of the latter two, ``python -m benchmarks accuracy --exhaustive sigmoid`` the 2**32 of float32.
     float64: bound 1 ULP, worst found 0.501 ULP. Tiny results keep all their digits
     down to the last subnormal, where 1 / (1 + exp(-x)) overflows.
 
@@ -193,7 +195,8 @@ def log_sigmoid(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
     x : array_like
         Any shape; float64, float32, float16 or bfloat16. Integers and bools become float64.
     out : ndarray, optional
-        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap it.
+        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap
+        it.
 
     Returns
     -------
@@ -209,9 +212,9 @@ def log_sigmoid(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
 
     Notes
     -----
-    float32, float16 and bfloat16 are correctly rounded (0.5 ULP): the tests run all 65,536 inputs of
-    the latter two, ``python -m benchmarks accuracy --exhaustive log_sigmoid`` the 2**32 of float32.
-    float64: bound 1 ULP, worst found 0.509 ULP. Results next to 0
+    float32, float16 and bfloat16 are correctly rounded (0.5 ULP): the tests run all 65,536 inputs
+    of the latter two, ``python -m benchmarks accuracy --exhaustive log_sigmoid`` the 2**32 of
+    float32. float64: bound 1 ULP, worst found 0.509 ULP. Results next to 0
     keep all their digits, and large negative `x` comes back as it is.
 
     References
@@ -276,7 +279,8 @@ def softplus(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
     x : array_like
         Any shape; float64, float32, float16 or bfloat16. Integers and bools become float64.
     out : ndarray, optional
-        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap it.
+        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap
+        it.
 
     Returns
     -------
@@ -292,8 +296,8 @@ def softplus(x: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
 
     Notes
     -----
-    float32, float16 and bfloat16 are correctly rounded (0.5 ULP): the tests run all 65,536 inputs of
-    the latter two, ``python -m benchmarks accuracy --exhaustive softplus`` the 2**32 of float32.
+    float32, float16 and bfloat16 are correctly rounded (0.5 ULP): the tests run all 65,536 inputs
+    of the latter two, ``python -m benchmarks accuracy --exhaustive softplus`` the 2**32 of float32.
     float64: bound 1 ULP, worst found 0.509 ULP. Results next to 0
     keep all their digits; there is no threshold beyond which another formula is used.
 
@@ -363,7 +367,8 @@ def leaky_relu(
     negative_slope : float
         Slope for x <= 0, rounded to the dtype computed in.
     out : ndarray, optional
-        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap it.
+        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap
+        it.
 
     Returns
     -------
@@ -448,7 +453,8 @@ def prelu(x: ArrayLike, weight: ArrayLike, *, out: NDArray[Any] | None = None) -
     weight : array_like
         One slope, or (C,): one for each channel, which is axis 1 of `x`.
     out : ndarray, optional
-        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap it.
+        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap
+        it.
 
     Returns
     -------

@@ -95,7 +95,8 @@ def linear_backward(
     --------
     >>> import numpy as np
     >>> import stableops
-    >>> gx, gw, gb = stableops.linear_backward([[1.0, 1.0]], [[1.0, 2.0]], [[1.0, 1.0], [3.0, -1.0]])
+    >>> weight = [[1.0, 1.0], [3.0, -1.0]]
+    >>> gx, gw, gb = stableops.linear_backward([[1.0, 1.0]], [[1.0, 2.0]], weight)
     >>> gx
     array([[4., 0.]])
     >>> gw

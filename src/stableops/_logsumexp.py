@@ -34,8 +34,8 @@ def logsumexp(
     where : array_like of bool, optional
         Broadcastable to `x`. Elements where it is False are left out.
     b : array_like, optional
-        Weights, broadcastable to `x`, of either sign. An element with weight 0 takes no part, whatever it
-        is.
+        Weights, broadcastable to `x`, of either sign. An element with weight 0 takes no part,
+        whatever it is.
     return_sign : bool, default False
         Also return the sign of the sum, and the logarithm of its absolute value.
     out : ndarray, optional
@@ -57,17 +57,17 @@ def logsumexp(
 
     Notes
     -----
-    Accuracy: within 1 ULP (float32) or 1.5 ULP (float64) for every finite input, also where the result
-    is next to 0 or subnormal, and where weights of both signs cancel; worst measured 0.57 (float32)
-    and 0.61 (float64). Where the first result shows that digits cancel (logarithms of probabilities that
-    sum to nearly 1), that row is summed again in triple length, at some 25 ns an element; digits
-    are right down to results of 2^-95. With `b`, that sum is exact but for the exponentials: weights
-    of equal elements that cancel leave what is below them, whatever its size; sums of different
-    exponentials that cancel by more than 95 bits are beyond it. float16 and bfloat16 are computed in
-    float32 and rounded once.
+    Accuracy: within 1 ULP (float32) or 1.5 ULP (float64) for every finite input, also where the
+    result is next to 0 or subnormal, and where weights of both signs cancel; worst measured 0.57
+    (float32) and 0.61 (float64). Where the first result shows that digits cancel (logarithms of
+    probabilities that sum to nearly 1), that row is summed again in triple length, at some 25 ns an
+    element; digits are right down to results of 2^-95. With `b`, that sum is exact but for the
+    exponentials: weights of equal elements that cancel leave what is below them, whatever its size;
+    sums of different exponentials that cancel by more than 95 bits are beyond it. float16 and
+    bfloat16 are computed in float32 and rounded once.
 
-    A row with NaN gives NaN, one with +inf gives +inf, one of nothing but -inf gives -inf. A negative sum
-    gives NaN unless its sign is asked for, as in SciPy.
+    A row with NaN gives NaN, one with +inf gives +inf, one of nothing but -inf gives -inf. A
+    negative sum gives NaN unless its sign is asked for, as in SciPy.
 
     References
     ----------

@@ -39,13 +39,14 @@ def sigmoid_cross_entropy(
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides the sum by the number of elements.
     return_grad : bool, default False
-        Also return the gradient with respect to the logits of the reduced loss (of the sum, for "none").
+        Also return the gradient with respect to the logits of the reduced loss (of the sum, for
+        "none").
 
     Returns
     -------
     loss : scalar or ndarray
-        An array of the shape of `logits` for "none". The dtype is NumPy's promotion of the dtypes of
-        `logits` and `labels`, where labels of integers or bools do not count.
+        An array of the shape of `logits` for "none". The dtype is NumPy's promotion of the dtypes
+        of `logits` and `labels`, where labels of integers or bools do not count.
     grad : ndarray
         Of the shape of `logits`; only with `return_grad`.
 
@@ -54,23 +55,24 @@ def sigmoid_cross_entropy(
     TypeError
         If an array has a dtype that is not allowed.
     ValueError
-        If `labels` has another shape than `logits`, `weight` or `pos_weight` does not broadcast to it,
-        `reduction` is none of the three, or a mean has no elements.
+        If `labels` has another shape than `logits`, `weight` or `pos_weight` does not broadcast to
+        it, `reduction` is none of the three, or a mean has no elements.
 
     Notes
     -----
-    Where y is in [0, 1] an element's loss has at most 0.501 ULP of error in float32 and 0.503 in float64
-    (bounds 1 and 1.5), the gradient 0.501 and 0.500 (bounds 1 and 2); also where the prediction is right
-    and confident, where ``max(x, 0) - x * y + log1p(exp(-abs(x)))`` and ``sigmoid(x) - y`` have no
-    digits left. Labels outside [0, 1] and soft labels, for which loss or gradient vanish somewhere,
-    keep these bounds until next to nothing is left of the terms (float32: 2**-45, float64: 2**-50 of them).
+    Where y is in [0, 1] an element's loss has at most 0.501 ULP of error in float32 and 0.503 in
+    float64 (bounds 1 and 1.5), the gradient 0.501 and 0.500 (bounds 1 and 2); also where the
+    prediction is right and confident, where ``max(x, 0) - x * y + log1p(exp(-abs(x)))`` and
+    ``sigmoid(x) - y`` have no digits left. Labels outside [0, 1] and soft labels, for which loss or
+    gradient vanish somewhere, keep these bounds until next to nothing is left of the terms
+    (float32: 2**-45, float64: 2**-50 of them).
 
     Sums run over the elements in C order whatever the memory layout (in blocks of 8192, each in 16
-    lanes, the blocks in order), in double the precision for float64 and in float64 for other dtypes, so
-    "sum" and "mean" are right to 1 ULP.
+    lanes, the blocks in order), in double the precision for float64 and in float64 for other
+    dtypes, so "sum" and "mean" are right to 1 ULP.
 
-    A term whose factor y or 1 - y is 0 is dropped: the loss of (inf, 1) and of (-inf, 0) is 0, that of
-    (inf, 0) and (-inf, 1) infinite.
+    A term whose factor y or 1 - y is 0 is dropped: the loss of (inf, 1) and of (-inf, 0) is 0, that
+    of (inf, 0) and (-inf, 1) infinite.
 
     Examples
     --------

@@ -30,7 +30,8 @@ def softmax(
         Broadcastable to `x`. Elements where it is False are left out: they get probability 0, even
         beside NaN, and a row with nothing left is all 0.
     out : ndarray, optional
-        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap it.
+        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap
+        it.
 
     Returns
     -------
@@ -49,10 +50,11 @@ def softmax(
     Accuracy: within 1 ULP for every finite input, subnormal results included; worst measured 0.62
     (float32) and 0.51 (float64). float16 and bfloat16 are computed in float32 and rounded once.
 
-    -inf beside numbers gets probability 0. A row with NaN or +inf, or of nothing but -inf, is all NaN.
+    -inf beside numbers gets probability 0. A row with NaN or +inf, or of nothing but -inf, is all
+    NaN.
 
-    The rounding error of x - max is carried into the exponential, and the exponentials, their sum and
-    its reciprocal are kept longer than the result's type, so that one rounding shows [1]_.
+    The rounding error of x - max is carried into the exponential, and the exponentials, their sum
+    and its reciprocal are kept longer than the result's type, so that one rounding shows [1]_.
 
     References
     ----------
@@ -85,9 +87,11 @@ def log_softmax(
     axis : int, tuple of ints or None, default -1
         The axes that one distribution extends over; None: all.
     where : array_like of bool, optional
-        Broadcastable to `x`. Elements where it is False are left out: they get -inf, even beside NaN.
+        Broadcastable to `x`. Elements where it is False are left out: they get -inf, even beside
+        NaN.
     out : ndarray, optional
-        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap it.
+        Where the result goes: of `x`'s shape and the result's dtype. May be `x` itself or overlap
+        it.
 
     Returns
     -------
@@ -103,14 +107,14 @@ def log_softmax(
 
     Notes
     -----
-    Accuracy: within 1 ULP (float32) or 1.5 ULP (float64) for every finite input, also where the result
-    is next to 0 or subnormal; worst measured 0.55 and 0.61. float16 and bfloat16 are computed in
-    float32 and rounded once.
+    Accuracy: within 1 ULP (float32) or 1.5 ULP (float64) for every finite input, also where the
+    result is next to 0 or subnormal; worst measured 0.55 and 0.61. float16 and bfloat16 are
+    computed in float32 and rounded once.
 
     -inf beside numbers gets -inf. A row with NaN or +inf, or of nothing but -inf, is all NaN.
 
-    The largest term, exp(0) = 1, is kept out of the sum and given to log1p, which keeps every digit of
-    the result of a dominant element [1]_.
+    The largest term, exp(0) = 1, is kept out of the sum and given to log1p, which keeps every digit
+    of the result of a dominant element [1]_.
 
     References
     ----------
@@ -161,8 +165,8 @@ def softmax_backward(
 
     Notes
     -----
-    Accuracy: the error is within 2 eps of the sum of the absolute terms (which may cancel); products
-    and sums are formed in float64, for float64 in double length.
+    Accuracy: the error is within 2 eps of the sum of the absolute terms (which may cancel);
+    products and sums are formed in float64, for float64 in double length.
 
     Examples
     --------
@@ -209,8 +213,8 @@ def log_softmax_backward(
 
     Notes
     -----
-    Accuracy: the error is within 2 eps of the sum of the absolute terms (which may cancel); products
-    and sums are formed in float64, for float64 in double length.
+    Accuracy: the error is within 2 eps of the sum of the absolute terms (which may cancel);
+    products and sums are formed in float64, for float64 in double length.
 
     Examples
     --------

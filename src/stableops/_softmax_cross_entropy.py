@@ -22,24 +22,24 @@ def softmax_cross_entropy(
 ) -> Any:
     """Cross-entropy of logits and labels, and its gradient.
 
-    With class indices k, the loss of a sample is w_k (logsumexp(x) - x_k); with labels y of the shape of
-    the logits it is sum_i w_i y_i (logsumexp(x) - x_i). `label_smoothing` s of C classes replaces y_i by
-    (1 - s) y_i + s / C, where y_i is 1 at the index and 0 elsewhere.
+    With class indices k, the loss of a sample is w_k (logsumexp(x) - x_k); with labels y of the
+    shape of the logits it is sum_i w_i y_i (logsumexp(x) - x_i). `label_smoothing` s of C classes
+    replaces y_i by (1 - s) y_i + s / C, where y_i is 1 at the index and 0 elsewhere.
 
     Parameters
     ----------
     logits : array_like
-        Unnormalised log-probabilities; float64, float32, float16 or bfloat16. Integers become float64. A
-        1-D array is one sample.
+        Unnormalised log-probabilities; float64, float32, float16 or bfloat16. Integers become
+        float64. A 1-D array is one sample.
     labels : array_like
-        Class indices: integers, of the shape of `logits` without `axis`. Or class weights y: of the shape of
-        `logits`, any real dtype, not necessarily summing to 1. An integer array of the shape of `logits`
-        is class weights.
+        Class indices: integers, of the shape of `logits` without `axis`. Or class weights y: of the
+        shape of `logits`, any real dtype, not necessarily summing to 1. An integer array of the
+        shape of `logits` is class weights.
     axis : int, default -1
         The axis of the classes.
     weight : array_like, optional
-        One weight w a class, in the dtype of the logits (float32 for float16 and bfloat16). Any value
-        is allowed.
+        One weight w a class, in the dtype of the logits (float32 for float16 and bfloat16). Any
+        value is allowed.
     ignore_index : int, default -100
         Samples with this index have loss 0 and gradient 0 and do not count in a mean.
     label_smoothing : float, default 0
@@ -48,7 +48,8 @@ def softmax_cross_entropy(
         "mean" divides the sum by the number of samples that are not ignored, or, with `weight` and
         class indices, by the sum of w_k over these samples, as PyTorch does.
     return_grad : bool, default False
-        Also return the gradient with respect to the logits of the reduced loss (of the sum, for "none").
+        Also return the gradient with respect to the logits of the reduced loss (of the sum, for
+        "none").
 
     Returns
     -------
@@ -69,20 +70,22 @@ def softmax_cross_entropy(
 
     Notes
     -----
-    Accuracy for every finite input: the loss of a sample is within 1 ULP (float32) or 1.5 ULP (float64),
-    also where the label's probability is within 1e-300 of 1; its gradient within 1 or 2 ULP, also p - 1
-    where p is next to 1. Worst measured: 0.54 and 0.51 (loss), 0.58 and 0.53 (gradient). With labels as
-    weights this holds where the terms have one sign; where positive and negative terms of the loss,
-    or p_i sum(y) and y_i of the gradient, cancel, an error of 2^-60 of the larger of them comes on top.
-    A mean or sum adds at most 1 ULP of its own. float16 and bfloat16 are computed in float32
-    and rounded once.
+    Accuracy for every finite input: the loss of a sample is within 1 ULP (float32) or 1.5 ULP
+    (float64), also where the label's probability is within 1e-300 of 1; its gradient within 1 or 2
+    ULP, also p
+    - 1 where p is next to 1. Worst measured: 0.54 and 0.51 (loss), 0.58 and 0.53 (gradient). With
+    labels as weights this holds where the terms have one sign; where positive and negative terms of
+    the loss, or p_i sum(y) and y_i of the gradient, cancel, an error of 2^-60 of the larger of them
+    comes on top. A mean or sum adds at most 1 ULP of its own. float16 and bfloat16 are computed in
+    float32 and rounded once.
 
-    A class weight or label of 0 drops its term, also where the logit is -inf. If all samples are ignored,
-    the mean is NaN, as in PyTorch, and the gradient is 0; ``np.nan_to_num(loss)`` makes it 0.
-    A sample with NaN or +inf among its logits has loss NaN.
+    A class weight or label of 0 drops its term, also where the logit is -inf. If all samples are
+    ignored, the mean is NaN, as in PyTorch, and the gradient is 0; ``np.nan_to_num(loss)`` makes it
+    0. A sample with NaN or +inf among its logits has loss NaN.
 
     The label's own term is kept out of the sum of exponentials [1]_, so nothing is lost where it
-    dominates. No probabilities are stored: memory is read for the loss, and written for the gradient.
+    dominates. No probabilities are stored: memory is read for the loss, and written for the
+    gradient.
 
     References
     ----------
