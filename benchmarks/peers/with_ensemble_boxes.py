@@ -30,4 +30,4 @@ def weighted_boxes_fusion(boxes, scores, idxs, model, *, iou_threshold):
     lists = [[array[model == m] for m in models] for array in (boxes, scores, idxs)]
     return (
         lambda: ensemble_boxes.weighted_boxes_fusion(*lists, iou_thr=iou_threshold)
-    ), lambda result: result[1]
+    ), lambda result: result[1].astype(np.float32)  # whose digits its sums have

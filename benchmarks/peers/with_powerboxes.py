@@ -22,7 +22,13 @@ def nms(boxes, scores, *, iou_threshold):
     return lambda: suppress(boxes, scores, iou_threshold, 0.0)
 
 
+def turned(boxes):
+    # its angles run from x to y, which is clockwise where y points down
+    return boxes * np.array([1, 1, 1, 1, -1])
+
+
 def nms_rotated(boxes, scores, *, iou_threshold):
+    boxes = turned(boxes)
     suppress = powerboxes.rtree_rotated_nms if len(boxes) >= RTREE_FROM else powerboxes.rotated_nms
     return lambda: suppress(boxes, scores, iou_threshold, 0.0)
 
@@ -45,4 +51,4 @@ def distance_box_iou(boxes1, boxes2):
 
 
 def box_iou_rotated(boxes1, boxes2):
-    return measure(powerboxes.rotated_iou_distance, boxes1, boxes2)
+    return measure(powerboxes.rotated_iou_distance, turned(boxes1), turned(boxes2))

@@ -206,7 +206,10 @@ def batched_nms(boxes, scores, idxs, *, iou_threshold):
 
 
 def soft_nms(boxes, scores, *, method):
-    return (lambda: F.soft_nms(boxes, scores, method=method)), lambda result: result[1]
+    # compared by the scores as they were: ensemble-boxes keeps the decayed ones to itself
+    return (lambda: F.soft_nms(boxes, scores, method=method)), lambda result: np.sort(
+        scores[result[0]]
+    )[::-1]
 
 
 def weighted_boxes_fusion(boxes, scores, idxs, model, *, iou_threshold):
