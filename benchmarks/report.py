@@ -421,12 +421,14 @@ class Page:
         drawing: Figure | None = None,
         table: str = "",
         folded_table: str = "",
+        least_width: int = 0,
     ) -> None:
         self.add(f"<h2>{escape(title)}</h2><p>{text}</p>")
         if drawing:
             name = f"figure{len(self.figures)}"
             self.figures[name] = drawing
-            self.add(f'<div class="plot"><div id="{name}"></div></div>')
+            style = f' style="min-width: {least_width}px"' if least_width else ""
+            self.add(f'<div class="plot"><div id="{name}"{style}></div></div>')
         self.add(table, folded("The numbers", folded_table) if folded_table else "")
         self.add(f'<p class="soft">Made by <code>{escape(self.command)}</code></p>')
 
@@ -507,9 +509,10 @@ def add_times(page: Page, data: dict[str, Any]) -> None:
     page.section(
         "Every case",
         "One line a case, the best at the top; the dotted line is where stableops and the best "
-        "peer are equal. 1T: one thread. Hover for the whole name.",
+        "peer are equal. 1T: one thread.",
         ratio_figure(rows),
         folded_table=html_table(cells, mark_ratio),
+        least_width=620,
     )
     page.section(
         "Roofline",
