@@ -76,7 +76,10 @@ def weighted_sum(x, b):
         if not used:
             return 0, -mpmath.inf
         top = max(v for _, v in used)
-        total = mp.fsum(w * mp.exp(mp.fsub(v, top, exact=True)) for w, v in used)
+        terms = [w * mp.exp(mp.fsub(v, top, exact=True)) for w, v in used]
+        # fsum drops what is far below the sum so far, which may cancel later.
+        with mp.workprec(14_000):
+            total = sum(terms, mpf(0))
         return int(mp.sign(total)), top + mp.log(abs(total)) if total else -mpmath.inf
 
 

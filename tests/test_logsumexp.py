@@ -166,6 +166,15 @@ WEIGHTS_THAT_CANCEL = [
     ([1e-30, -1e-35], [2, -1]),
     ([1e-38, 1e-40], [2, -1]),
     ([0, 1e-38, 80, 80], [0.5, 0.5, 7, -7]),
+    # and next to -1
+    ([0, 0, 0, -80], [-744, 743, -1e-40, 0]),
+    ([1e-30, -1e-35], [-2, 1]),
+    ([1e-38, 1e-40], [-2, 1]),
+    ([0, 1e-38, 80, 80], [-0.5, -0.5, 7, -7]),
+    ([0, 1e-20, 80, 80], [-0.5, -0.5, 7, -7]),
+    # a sum near the largest double
+    ([0, -10], [1.28e308, 0.5]),
+    ([0, 0, -10], [1.28e308, 1.28e308, 0.5]),
 ]
 
 
@@ -189,6 +198,8 @@ def test_weights_infinite():
     assert so.logsumexp([1.0, 2.0], b=[np.inf, 1.0]) == np.inf
     assert so.logsumexp([1.0, 2.0], b=[-np.inf, 1.0], return_sign=True) == (np.inf, -1)
     assert np.isnan(so.logsumexp([1.0, 2.0], b=[np.inf, -np.inf]))
+    assert so.logsumexp([2900.0], b=[np.inf]) == np.inf
+    assert so.logsumexp([2900.0, 2900.0, 1.0], b=[np.inf, 1.0, -1.0]) == np.inf
     assert np.isnan(so.logsumexp([1.0, 1.0, np.nan], b=[1.0, -1.0, 1e-300]))
 
 

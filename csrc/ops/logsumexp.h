@@ -152,8 +152,9 @@ struct SecondLook {
 
     // Without error but for exp. Elements far below the largest count only if those above cancel
     // entirely, which one looks into when the sum is too small to be that of weights that do not: a window
-    // of 5,000 bits holds the terms; from it down to its middle a sum is at least 2^-1074 2^-2500 of exp(m), and
-    // all that lies below the window is less than 2^1024 2^-5000 times the number of columns.
+    // of 5,000 bits holds the terms; from it down to its middle a sum is at least 2^-1074 2^-2500 of exp(m),
+    // and all that lies below the window is less than 2^1024 2^-5000 times the number of columns. Each
+    // further window reads the row once more, and takes equal elements that cancel entirely out of it.
     [[gnu::noinline]] SignedLog exact(double m) const {
         constexpr double window = 5000 * ln2_high;
         constexpr int smallest_kept = -3700;
@@ -171,7 +172,7 @@ struct SecondLook {
                     for (int j = 0; j < D::size; ++j)
                         if (below[j] != 0) next = larger<Isa>(next, v[j]);
                 }
-                used = used & (v <= D::splat(m)) & (v >= D::splat(m - window));
+                used = used & is_finite(w) & (v <= D::splat(m)) & (v >= D::splat(m - window));
                 if (any(used)) add_exactly(sum, v, w, shift, used);
             });
             if (!regular) return {__builtin_nan(""), 0, 0};
@@ -184,10 +185,15 @@ struct SecondLook {
                 }
                 if (s.sign == 0) return {minus_infinity, 0, 0};
             }
-            if (shift == 0 && s.sign > 0 && (s.exponent == 0 || s.exponent == 1)) {
-                sum.add(-1, 0);
+            if (shift == 0 && (s.exponent == 0 || s.exponent == 1)) {
+                sum.add(-s.sign, 0);
                 ExactValue f = sum.value();
-                if (f.exponent < -1) return near_one(f);
+                f.sign *= s.sign;
+                if (f.exponent < -1) {
+                    SignedLog result = near_one(f);
+                    result.sign = s.sign;
+                    return result;
+                }
             }
             return elsewhere(s, shift);
         }
@@ -231,7 +237,7 @@ struct SecondLook {
         }
     }
 
-    // log(1 + f) for |f| <= 1/4.
+    // log(1 + f) for |f| <= 1/4, with the sign of 1.
     static SignedLog near_one(const ExactValue& f) {
         // A subnormal result is rounded once.
         if (f.exponent < -900) {
@@ -451,22 +457,22 @@ struct WeightedLogSumExp {
         s = {select(is_finite(plain), s.hi, plain), select(is_finite(plain), s.lo, zero)};
         D sign = select(s.hi < zero, -one, one);
         P log = log_pair(abs(s.hi), s.lo * sign);
-        sign = select((s.hi == zero) | (m == D::splat(minus_infinity)), zero, sign);
         P y = two_sum(m, log.hi);
         y.lo = y.lo + log.lo;
         // What the first look may lose, against what it finds.
         D accepted = D::splat(x.type == Element::float64 ? 0x1p-4 : 0x1p-28);
         D rest_size = sum.rest_size * down;
-        // Next to a sum of 1 the parts that are not 1 may cancel.
-        P near = add(two_sum(tops.hi, -one), rest.hi * down);
-        D beside_one = rest_size + abs(tops.hi - one) + sum.tops_size * D::splat(0x1p-40);
+        // Next to a sum of 1 or -1 the parts that are not 1 may cancel.
+        P near = add(two_sum(tops.hi * sign, -one), rest.hi * (down * sign));
+        D beside_one = rest_size + abs(tops.hi * sign - one) + sum.tops_size * D::splat(0x1p-40);
         Mask<Isa, double> again =
             (abs(y.hi) < accepted * abs(m)) |
             (abs(s.hi) < accepted * (rest_size + sum.tops_size)) |
             ((abs(y.hi) < D::splat(0.25)) & (abs(near.hi) < accepted * beside_one)) |
             // Exponentials below 2^-1534, and products that over- or underflow.
-            (abs(s.hi) < D::splat(0x1p-400)) | ~is_finite(s.hi);
+            (abs(s.hi) < D::splat(0x1p-400)) | ~(abs(s.hi) < D::splat(0x1p1000));
         again = again & is_finite(m);
+        sign = select((s.hi == zero) | (m == D::splat(minus_infinity)), zero, sign);
         writer.write(first, n, y, sign, again, [&](int j) {
             return SecondLook<Isa>{writer.shape, x, &b, first + j}.exact(m[j]);
         });
