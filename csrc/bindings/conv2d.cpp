@@ -17,14 +17,14 @@ using Pair = std::array<std::ptrdiff_t, 2>;
 constexpr std::ptrdiff_t largest_setting = std::numeric_limits<std::int32_t>::max();
 
 [[noreturn]] void refuse(const char* name, const py::handle& value, const std::string& allowed) {
-    throw py::value_error(std::string(name) + "=" + text_of(py::repr(value)) + " is not allowed; " +
+    throw py::value_error(std::string(name) + "=" + repr_of(value) + " is not allowed; " +
                           allowed);
 }
 
 std::ptrdiff_t whole_number(const py::handle& item, const py::object& value, const char* name,
                             std::ptrdiff_t least, const char* forms) {
     if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
-        throw py::type_error(std::string(name) + "=" + text_of(py::repr(value)) +
+        throw py::type_error(std::string(name) + "=" + repr_of(value) +
                              " is not allowed; " + forms);
     const Py_ssize_t number = PyNumber_AsSsize_t(item.ptr(), nullptr);
     if (number < least || number > largest_setting)
@@ -117,7 +117,7 @@ std::array<Padding, 2> padding_of(const py::object& value, const Pair& in, const
     }
     const py::sequence both = py::reinterpret_borrow<py::sequence>(value);
     if (is_pair(both[0]) != is_pair(both[1]))
-        throw py::type_error("padding=" + text_of(py::repr(value)) + " is not allowed; " + forms);
+        throw py::type_error("padding=" + repr_of(value) + " is not allowed; " + forms);
     return {ends(both[0]), ends(both[1])};
 }
 
@@ -344,7 +344,7 @@ Conv2dShape transposed_shape(const FloatArray& input, const FloatArray& weight,
                   settings.dilation[d] * (taps - 1) + extra[d] + 1;
         if (size[d] < 1)
             throw py::value_error("input has shape " + shape_text(input) + " and padding=" +
-                                  text_of(py::repr(settings.padding)) +
+                                  repr_of(settings.padding) +
                                   " leaves a result of size " + std::to_string(size[d]) +
                                   "; it must be at least 1");
     }

@@ -24,19 +24,6 @@ void check_length(const Array& x, const char* name, const FloatArray& boxes) {
                           std::to_string(boxes.shape()[0]) + ",)");
 }
 
-namespace {
-
-double number(const py::object& x, const char* name) {
-    const double value = PyFloat_AsDouble(x.ptr());
-    if (value == -1.0 && PyErr_Occurred()) {
-        PyErr_Clear();
-        throw py::type_error(std::string(name) + "=" + text_of(x) + " is not allowed; a number is");
-    }
-    return value;
-}
-
-}  // namespace
-
 FloatArray as_scores(const py::object& x, const FloatArray& boxes) {
     FloatArray scores = as_float_array(x, "scores");
     check_length(scores, "scores", boxes);
@@ -47,15 +34,6 @@ Array as_class_ids(const py::object& x, const FloatArray& boxes) {
     Array ids = as_int64_array(x, "idxs", true);
     check_length(ids, "idxs", boxes);
     return ids;
-}
-
-double number_in(const py::object& x, const char* name, double low, double high) {
-    const double value = number(x, name);
-    if (!(value >= low && value <= high))
-        throw py::value_error(std::string(name) + "=" + text_of(x) +
-                              " is not allowed; it must be in [" + text_of(py::float_(low)) + ", " +
-                              text_of(py::float_(high)) + "]");
-    return value;
 }
 
 std::ptrdiff_t output_limit(const py::object& x, std::ptrdiff_t none) {

@@ -5,7 +5,7 @@
 #include "../kernels.h"
 #include "families.h"
 #include "function.h"
-#include "number.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -56,12 +56,11 @@ std::array<double, 2> factors_of(const py::object& scale_factor) {
     return factors;
 }
 
-bool is_bilinear(const std::string& mode, bool align_corners) {
-    if (mode != "nearest" && mode != "bilinear")
-        throw py::value_error("mode='" + mode + "' is not allowed; 'nearest' and 'bilinear' are");
-    if (mode == "nearest" && align_corners)
+bool is_bilinear(const py::object& mode, bool align_corners) {
+    const bool bilinear = choice<bool>(mode, "mode", {"nearest", "bilinear"});
+    if (!bilinear && align_corners)
         throw py::value_error("align_corners=True is not allowed with mode='nearest'");
-    return mode == "bilinear";
+    return bilinear;
 }
 
 void check_ndim(int ndim, const char* name, const std::string& shape) {
@@ -91,7 +90,7 @@ ResizeShape shape_of(int ndim, const npy_intp* sizes, const std::array<Sides, 2>
 }
 
 py::object interpolate(const py::object& input, const py::object& size,
-                       const py::object& scale_factor, const std::string& mode,
+                       const py::object& scale_factor, const py::object& mode,
                        bool align_corners) {
     const FloatArray x = as_float_array(input, "input");
     const int ndim = x.ndim();
@@ -142,7 +141,7 @@ py::object interpolate(const py::object& input, const py::object& size,
 }
 
 py::object interpolate_backward(const py::object& grad_output, const py::object& input_shape,
-                                const std::string& mode, bool align_corners,
+                                const py::object& mode, bool align_corners,
                                 const py::object& scale_factor) {
     const FloatArray grad = as_float_array(grad_output, "grad_output");
     const int ndim = grad.ndim();
