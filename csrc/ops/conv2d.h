@@ -84,15 +84,8 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
     const BlockPlan plan = plan_blocks<Isa>(first, problems * groups);
     const std::ptrdiff_t tasks = plan.tasks();
     parallel_for<Isa>(problems * groups * tasks, [&](std::ptrdiff_t task) {
-        const std::ptrdiff_t group = task / tasks % groups;
-        Correlation<T> p = problem(task / tasks / groups);
-        p.x += group * steps.x;
-        if (p.panels)
-            p.panels += group * steps.panels;
-        else
-            p.weight.data += group * steps.weight;
-        if (p.bias) p.bias += group * steps.bias;
-        p.y += group * steps.y;
+        const Correlation<T> p = of_group<Isa>(problem(task / tasks / groups), steps,
+                                               task / tasks % groups);
         if constexpr (std::is_same_v<T, Compute<T>>) {
             if (plan.pixel_lanes) {
                 correlate_pixels<Isa>(p, plan.block(task % tasks));

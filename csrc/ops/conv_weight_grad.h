@@ -102,12 +102,20 @@ struct WeightGradPlan {
           channels_innermost(shape.x.c == 1 && shape.x.w != 1 && shape.in_channels > shape.groups),
           chunk(2 * block_terms) {
         // A 1x1 layer without padding is read where it lies, unless the channels of a tile would
-        // fall into one set of the cache.
+        // fall into one set of the cache, or the pixels of a chunk lie too far apart for 32 bits.
+        constexpr std::ptrdiff_t limit = std::ptrdiff_t{1} << 29;
+        auto near = [&](std::ptrdiff_t stride, std::ptrdiff_t steps) {
+            return (stride < 0 ? -stride : stride) <= limit / larger(steps, 1);
+        };
+        const std::ptrdiff_t images = smaller(chunk / larger(shape.out_h * shape.out_w, 1) + 2,
+                                              shape.batch);
         const std::ptrdiff_t step = shape.x.c * static_cast<std::ptrdiff_t>(sizeof(T));
         direct = std::is_same_v<T, Compute<T>> && shape.kernel_h == 1 && shape.kernel_w == 1 &&
                  shape.pad_top == 0 && shape.pad_left == 0 &&
                  (shape.out_h - 1) * shape.stride_h < shape.in_h &&
-                 (shape.out_w - 1) * shape.stride_w < shape.in_w && step % 2048 != 0;
+                 (shape.out_w - 1) * shape.stride_w < shape.in_w && step % 2048 != 0 &&
+                 near(shape.x.n, images) && near(shape.x.h, shape.in_h) &&
+                 near(shape.x.w, shape.in_w);
         const std::ptrdiff_t rows = smaller(chunk / larger(shape.out_w, 1) + 2, shape.out_h);
         rows_apart = apart_window(h, 0, rows).size < range_window(h, 0, rows).size;
     }
@@ -337,8 +345,7 @@ template <class Isa, class T>
 void bias_gradient(T* grad_bias, const T* grad_y, const Conv2dShape& shape) {
     using C = Compute<T>;
     const std::ptrdiff_t work = shape.batch * shape.out_h * shape.out_w;
-    const std::ptrdiff_t share =
-        smaller(larger((1 << 16) / larger(work, 1), 1), shape.out_channels);
+    const std::ptrdiff_t share = larger((1 << 16) / larger(work, 1), 1);
     parallel_for<Isa>(ceil_div(shape.out_channels, share), [&](std::ptrdiff_t task) {
         const std::ptrdiff_t end = smaller((task + 1) * share, shape.out_channels);
         for (std::ptrdiff_t k = task * share; k < end; ++k) {
