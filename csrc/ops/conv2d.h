@@ -68,15 +68,19 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
         return;
     }
     if constexpr (std::is_same_v<T, Compute<T>>) {
-        if (problems == 1 && groups == 1 && streams_weights<Isa>(first)) {
+        const bool dots = dots_weights<Isa>(first);
+        if (problems == 1 && groups == 1 && (dots || streams_weights<Isa>(first))) {
             // Half a million weights are worth handing over, in rows that memory likes.
-            const std::ptrdiff_t tasks =
-                smaller(first.out_channels * first.terms() >> 19, first.out_channels / 384);
-            const std::ptrdiff_t channels =
-                ceil_div(ceil_div(first.out_channels, larger(tasks, 1)), 16) * 16;
-            parallel_for<Isa>(ceil_div(first.out_channels, channels), [&](std::ptrdiff_t task) {
-                correlate_streamed<Isa>(first, task * channels,
-                                        smaller((task + 1) * channels, first.out_channels));
+            const std::ptrdiff_t all = first.out_channels;
+            const std::ptrdiff_t tasks = larger(smaller(all * first.terms() >> 19, all / 384), 1);
+            auto begin = [&](std::ptrdiff_t task) {
+                return task == tasks ? all : all / 16 * task / tasks * 16;
+            };
+            parallel_for<Isa>(tasks, [&](std::ptrdiff_t task) {
+                if (dots)
+                    correlate_dotted<Isa>(first, begin(task), begin(task + 1));
+                else
+                    correlate_streamed<Isa>(first, begin(task), begin(task + 1));
             });
             return;
         }

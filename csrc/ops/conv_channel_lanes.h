@@ -144,7 +144,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     const std::ptrdiff_t window_channels =
         window_bytes / size / larger(b.images * rows.size * columns.size, 1);
     if (!direct && window_channels < p.in_channels)
-        chunk = smaller(chunk, larger((window_channels - 1) * taps, 1));
+        chunk = smaller(chunk, larger((window_channels - (taps > 1)) * taps, 1));
     // Low tiles read the panel so often that it should stay in L1. A handful of pixels hardly read
     // it at all: then the weights should come from memory in long runs.
     const bool few_pixels = b.images * b.rows * b.columns <= 8;
@@ -178,6 +178,8 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     const std::ptrdiff_t panels = ceil_div(b.channels, lanes);
     std::ptrdiff_t group = panels;
     if (chunks > 1) group = smaller(panels, larger(sums_bytes / size / (tiles * tile_size), 1));
+    // Without a window to copy, chunks are best read soon after each other, from the same pages.
+    if (direct && !in_place) group = smaller(group, 4);
 
     const std::ptrdiff_t window_size = direct               ? 0
                                        : channels_innermost ? b.images * layout.pitch.n
