@@ -65,8 +65,7 @@ bool prefer_pixel_lanes(const Correlation<T>& p) {
     auto with_idle_lanes = [](std::ptrdiff_t used) {
         return static_cast<double>(ceil_div(used, vector) * vector) / static_cast<double>(used);
     };
-    const double packed_weights =
-        p.panels ? 0 : 12.0 / static_cast<double>(smaller(pixels, 1024));
+    const double packed_weights = p.panels ? 0 : 12.0 / static_cast<double>(smaller(pixels, 1024));
     const double transposition = 20.0 / static_cast<double>(larger(p.terms(), 1));
     const bool copied = p.h.taps * p.w.taps > 1 || p.h.stride * p.w.stride > 1;
     const double channels = static_cast<double>(p.out_channels);

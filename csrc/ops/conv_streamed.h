@@ -1,6 +1,7 @@
 #pragma once
-// The correlation (conv_problem.h) of a handful of pixels with a weight whose output channels are
-// contiguous: the gradient of a linear layer's input for few rows.
+// The correlation (conv_problem.h) of a handful of pixels: with a weight whose output channels are
+// contiguous, the gradient of a linear layer's input for few rows; and (dots_weights) with one
+// whose terms are, the linear layer itself.
 //
 // Each weight is used a few times only, so memory is the limit, and memory should see whole rows of
 // the weight, one after another. So the chains of all channels advance together, four terms at a
@@ -26,7 +27,8 @@ bool streams_weights(const Correlation<T>& p) {
            p.images * p.h.out * p.w.out <= streamed_pixels;
 }
 
-// chain[i][lane] continued by `terms` terms: a[i][t * a_step] * b[t * b_step + lane]. `start`: from +0.
+// chain[i][lane] continued by `terms` terms: a[i][t * a_step] * b[t * b_step + lane]. `start`: from
+// +0.
 template <class Isa, class T, int rows, int terms>
 [[gnu::noinline]] void stream_terms(T* __restrict chain, std::ptrdiff_t pitch, const T* const* a,
                                     std::ptrdiff_t a_step, const T* __restrict b,
@@ -103,9 +105,9 @@ void correlate_streamed(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff
                     for (std::ptrdiff_t r = 0; r < rows; ++r)
                         a[r] = source[i + r] + t * p.x_stride.c;
                     (four ? stream_function<Isa, T, streamed_terms>(rows)
-                          : stream_function<Isa, T, 1>(rows))(
-                        chain + i * pitch, pitch, a, p.x_stride.c, b, weight.stride[2], lanes,
-                        t == block);
+                          : stream_function<Isa, T, 1>(rows))(chain + i * pitch, pitch, a,
+                                                              p.x_stride.c, b, weight.stride[2],
+                                                              lanes, t == block);
                 }
                 t += four ? streamed_terms : 1;
             }
@@ -137,8 +139,8 @@ bool dots_weights(const Correlation<T>& p) {
            p.images * p.h.out * p.w.out <= dotted_pixels;
 }
 
-// sums[i][lane] = sum of a[i][t] * b[lane * b_pitch + t], or that is added (`add`), for one block of
-// the canonical sum.
+// sums[i][lane] = sum of a[i][t] * b[lane * b_pitch + t], or that is added (`add`), for one block
+// of the canonical sum.
 template <class Isa, class T, int rows>
 [[gnu::noinline]] void dot_rows(T* __restrict sums, const T* const* a, const T* __restrict b,
                                 std::ptrdiff_t b_pitch, std::ptrdiff_t terms, bool add) {
@@ -204,9 +206,11 @@ void correlate_dotted(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff_t
             for (std::ptrdiff_t t = 0; t < terms; t += block_terms) {
                 const T* a[group];
                 for (int j = 0; j < group; ++j) a[j] = source[i + j] + t;
-                (half ? dot_rows<Isa, T, group / 2> : dot_rows<Isa, T, group>)(
-                    sums, a, p.weight.data + k * p.weight.lane_stride + t, p.weight.lane_stride,
-                    smaller(block_terms, terms - t), t > 0);
+                (half ? dot_rows<Isa, T, group / 2>
+                      : dot_rows<Isa, T, group>)(sums, a,
+                                                 p.weight.data + k * p.weight.lane_stride + t,
+                                                 p.weight.lane_stride,
+                                                 smaller(block_terms, terms - t), t > 0);
             }
             for (std::ptrdiff_t j = 0; j < smaller(group, pixels - i); ++j) {
                 V v = loadu<Isa>(static_cast<const T*>(sums) + j * n);

@@ -58,8 +58,8 @@ struct WeightGradTiles {
     }
 };
 
-// Sums [channel, tap][lane] to grad_weight [lane][channel, tap], whose rows are contiguous; added to
-// what is there (`add`), or in its place.
+// Sums [channel, tap][lane] to grad_weight [lane][channel, tap], whose rows are contiguous; added
+// to what is there (`add`), or in its place.
 template <class Isa, class T>
 void store_weight_rows(T* to, std::ptrdiff_t lane_stride, std::ptrdiff_t lanes,
                        const Compute<T>* sums, const WeightGradTiles& tiles, std::ptrdiff_t pitch,
@@ -107,8 +107,8 @@ struct WeightGradPlan {
         auto near = [&](std::ptrdiff_t stride, std::ptrdiff_t steps) {
             return (stride < 0 ? -stride : stride) <= limit / larger(steps, 1);
         };
-        const std::ptrdiff_t images = smaller(chunk / larger(shape.out_h * shape.out_w, 1) + 2,
-                                              shape.batch);
+        const std::ptrdiff_t images =
+            smaller(chunk / larger(shape.out_h * shape.out_w, 1) + 2, shape.batch);
         const std::ptrdiff_t step = shape.x.c * static_cast<std::ptrdiff_t>(sizeof(T));
         direct = std::is_same_v<T, Compute<T>> && shape.kernel_h == 1 && shape.kernel_w == 1 &&
                  shape.pad_top == 0 && shape.pad_left == 0 &&
@@ -395,8 +395,8 @@ void bias_gradient(T* grad_bias, const T* grad_y, const Conv2dShape& shape) {
                     sum[0] += plane_sum<Isa>(plane, shape);
             }
             for (std::ptrdiff_t i = 0; i < channels; ++i)
-                store(grad_bias + (k + i) * shape.bias,
-                      Vec<Isa, C>::splat(static_cast<C>(sum[i])), FirstLanes{1});
+                store(grad_bias + (k + i) * shape.bias, Vec<Isa, C>::splat(static_cast<C>(sum[i])),
+                      FirstLanes{1});
         }
     });
 }
