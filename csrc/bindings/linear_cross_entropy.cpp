@@ -90,8 +90,9 @@ py::object linear_cross_entropy(const py::object& input, const py::object& weigh
     for (int i = 0; i < 3; ++i) {
         if (!return_grad || !mask[i]) continue;
         grads[i] = new_array(compute, i == 2 ? 1 : like[i]->ndim(), like[i]->shape());
+        if (grads[i].size() == 0) continue;
         *written[i] = grads[i].data<void>();
-        if (labels.size() == 0 && grads[i].size() > 0)
+        if (labels.size() == 0)
             std::memset(*written[i], 0, static_cast<std::size_t>(PyArray_NBYTES(grads[i].get())));
     }
     arguments.tokens = labels.size();
