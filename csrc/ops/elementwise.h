@@ -44,6 +44,11 @@ constexpr std::ptrdiff_t elementwise_task = 65536;
 // 0.28 to 0.8 ns an element instead of 2 to 3.
 constexpr std::ptrdiff_t elementwise_stream_bytes = std::ptrdiff_t{32} << 20;
 
+// Bytes that an operand is fetched ahead: a function of thirty instructions and more fills the window
+// in which the processor finds loads to begin, and its own prefetching is too short-sighted. Measured
+// as above, one thread: sigmoid 0.98 -> 0.44, softplus_backward 2.4 -> 0.84 ns an element.
+constexpr std::ptrdiff_t elementwise_ahead = 2048;
+
 template <class Isa>
 [[gnu::always_inline]] inline std::ptrdiff_t min_of(std::ptrdiff_t a, std::ptrdiff_t b) {
     return a < b ? a : b;
@@ -70,6 +75,8 @@ template <class Isa, bool streams, int inputs, Storage T, class Function>
                                                     const T* const (&in)[inputs],
                                                     const Function& function) {
     for_each_vec<Isa, Vec<Isa, Compute<T>>::size>(n, [&](std::ptrdiff_t i, auto lanes) {
+        for (int k = 0; k < inputs; ++k)
+            __builtin_prefetch(in[k] + i + elementwise_ahead / sizeof(T));
         Vec<Isa, Compute<T>> y;
         if constexpr (inputs == 1) {
             y = function(load<Isa>(in[0] + i, lanes));
@@ -221,9 +228,14 @@ template <class Isa, Storage T>
         if (any(x < end)) [[unlikely]]
             y = y * exp(min(Vec<Isa, double>::zero(), x - end));
         return y;
+    } else if constexpr (lookup_size<Isa> > 0) {
+        Mask<Isa, float> uncertain;
+        Vec<Isa, float> y = times_sigmoid_float32(g, x, uncertain);
+        if (any_nonzero(uncertain)) [[unlikely]]
+            return times_sigmoid_careful(g, x);
+        return y;
     } else {
-        return narrow(widen_low(g) * sigmoid_fast(widen_low(x)),
-                      widen_high(g) * sigmoid_fast(widen_high(x)));
+        return times_sigmoid_careful(g, x);
     }
 }
 
