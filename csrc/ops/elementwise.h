@@ -68,45 +68,48 @@ void scatter_line(std::ptrdiff_t n, T* to, std::ptrdiff_t stride, const T* from)
     for (std::ptrdiff_t i = 0; i < n; ++i) to[i * stride] = from[i];
 }
 
-// out[i] = function(in[0][i], in[1][i], ...) on contiguous operands. With `streams`, out is aligned to
-// Isa::bytes and not read again soon.
-template <class Isa, bool streams, int inputs, Storage T, class Function>
-[[gnu::always_inline]] inline void apply_contiguous(std::ptrdiff_t n, T* out,
-                                                    const T* const (&in)[inputs],
-                                                    const Function& function) {
-    for_each_vec<Isa, Vec<Isa, Compute<T>>::size>(n, [&](std::ptrdiff_t i, auto lanes) {
-        for (int k = 0; k < inputs; ++k)
-            __builtin_prefetch(in[k] + i + elementwise_ahead / sizeof(T));
-        Vec<Isa, Compute<T>> y;
-        if constexpr (inputs == 1) {
-            y = function(load<Isa>(in[0] + i, lanes));
-        } else if constexpr (inputs == 2) {
-            y = function(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes));
-        } else {
-            static_assert(inputs == 3);
-            y = function(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes),
-                         load<Isa>(in[2] + i, lanes));
-        }
-        if constexpr (streams && std::is_same_v<decltype(lanes), AllLanes>) {
-            stream<Isa>(out + i, y);
-        } else {
-            store<Isa>(out + i, y, lanes);
-        }
-    });
+// function(in[0][i], in[1][i], ...) for the lanes from i on.
+template <class Isa, int inputs, Storage T, class Function, class Lanes>
+[[gnu::always_inline]] inline Vec<Isa, Compute<T>> value_at(std::ptrdiff_t i, Lanes lanes,
+                                                            const T* const (&in)[inputs],
+                                                            const Function& function) {
+    for (int k = 0; k < inputs; ++k)
+        __builtin_prefetch(in[k] + i + elementwise_ahead / sizeof(T));
+    if constexpr (inputs == 1) {
+        return function(load<Isa>(in[0] + i, lanes));
+    } else if constexpr (inputs == 2) {
+        return function(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes));
+    } else {
+        static_assert(inputs == 3);
+        return function(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes),
+                        load<Isa>(in[2] + i, lanes));
+    }
 }
 
-// The same for a long line that is to be streamed: what lies before the first aligned vector is stored.
+// out[i] = function(in[0][i], in[1][i], ...) on contiguous operands. Out of line, so that each operation
+// is there once for all that calls this.
 template <class Isa, int inputs, Storage T, class Function>
-[[gnu::always_inline]] inline void apply_streaming(std::ptrdiff_t n, T* out,
-                                                   const T* const (&in)[inputs],
-                                                   const Function& function) {
+[[gnu::noinline]] void apply_contiguous(std::ptrdiff_t n, T* out, const T* const (&in)[inputs],
+                                        Function function) {
+    for_each_vec<Isa, Vec<Isa, Compute<T>>::size>(
+        n, [&] [[gnu::always_inline]] (std::ptrdiff_t i, auto lanes) {
+            store<Isa>(out + i, value_at<Isa>(i, lanes, in, function), lanes);
+        });
+}
+
+// The same for an out that is not read again soon: its aligned vectors are written past the caches.
+template <class Isa, int inputs, Storage T, class Function>
+void apply_streaming(std::ptrdiff_t n, T* out, const T* const (&in)[inputs], Function function) {
+    constexpr int size = Vec<Isa, T>::size;
     const std::ptrdiff_t past = reinterpret_cast<std::uintptr_t>(out) % Isa::bytes;
-    const std::ptrdiff_t head =
+    std::ptrdiff_t i =
         min_of<Isa>(past == 0 ? 0 : (Isa::bytes - past) / static_cast<int>(sizeof(T)), n);
-    apply_contiguous<Isa, false>(head, out, in, function);
+    apply_contiguous<Isa>(i, out, in, function);
+    for (; i + size <= n; i += size)
+        stream<Isa>(out + i, value_at<Isa>(i, AllLanes{}, in, function));
     const T* rest[inputs];
-    for (int k = 0; k < inputs; ++k) rest[k] = in[k] + head;
-    apply_contiguous<Isa, true>(n - head, out + head, rest, function);
+    for (int k = 0; k < inputs; ++k) rest[k] = in[k] + i;
+    apply_contiguous<Isa>(n - i, out + i, rest, function);
 }
 
 // Elements [begin, end) of the line whose element 0 lies at out and in.
@@ -124,7 +127,7 @@ void apply_line(const ElementwisePlan<inputs + 1>& plan, std::ptrdiff_t begin, s
                 return;
             }
         }
-        apply_contiguous<Isa, false>(end - begin, out + begin, from, function);
+        apply_contiguous<Isa>(end - begin, out + begin, from, function);
         return;
     }
     T* scratch = static_cast<T*>(thread_scratch(sizeof(T) * (inputs + 1) * elementwise_block));
@@ -142,9 +145,9 @@ void apply_line(const ElementwisePlan<inputs + 1>& plan, std::ptrdiff_t begin, s
         }
         const std::ptrdiff_t stride = plan.line_stride(0);
         if (stride == 1) {
-            apply_contiguous<Isa, false>(n, out + i, from, function);
+            apply_contiguous<Isa>(n, out + i, from, function);
         } else {
-            apply_contiguous<Isa, false>(n, scratch, from, function);
+            apply_contiguous<Isa>(n, scratch, from, function);
             scatter_line<Isa>(n, out + i * stride, stride, scratch);
         }
     }
@@ -242,7 +245,7 @@ template <class Isa, Storage T>
 template <class Isa, Storage T>
 void relu(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [](V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 1>(plan, y, {x}, [] [[gnu::always_inline]] (V v) {
         return select(v <= V::zero(), V::zero(), v);
     });
 }
@@ -250,7 +253,7 @@ void relu(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, y}, [](V g, V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, y}, [] [[gnu::always_inline]] (V g, V v) {
         return select(v > V::zero(), g, V::zero());
     });
 }
@@ -258,7 +261,7 @@ void relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, c
 template <class Isa, Storage T>
 void sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [](V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 1>(plan, y, {x}, [] [[gnu::always_inline]] (V v) {
         return rounded<Isa, T, Sigmoid<Isa>>(v);
     });
 }
@@ -266,7 +269,7 @@ void sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void softplus(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [](V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 1>(plan, y, {x}, [] [[gnu::always_inline]] (V v) {
         return rounded<Isa, T, Softplus<Isa>>(v);
     });
 }
@@ -274,7 +277,7 @@ void softplus(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void log_sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [](V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 1>(plan, y, {x}, [] [[gnu::always_inline]] (V v) {
         return -rounded<Isa, T, Softplus<Isa>>(-v);
     });
 }
@@ -282,9 +285,9 @@ void log_sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, y}, [](V g, V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, y}, [] [[gnu::always_inline]] (V g, V v) {
         return through_float64<Isa, T>(
-            [](auto gd, auto vd) [[gnu::always_inline]] {
+            [] [[gnu::always_inline]] (auto gd, auto vd) {
                 return gd * (vd * (decltype(vd)::splat(1) - vd));
             },
             g, v);
@@ -295,7 +298,7 @@ void sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y
 template <class Isa, Storage T>
 void softplus_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [](V g, V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [] [[gnu::always_inline]] (V g, V v) {
         return times_sigmoid<Isa, T>(g, v);
     });
 }
@@ -304,7 +307,7 @@ void softplus_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_
 template <class Isa, Storage T>
 void log_sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [](V g, V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [] [[gnu::always_inline]] (V g, V v) {
         return times_sigmoid<Isa, T>(g, -v);
     });
 }
@@ -313,7 +316,7 @@ template <class Isa, Storage T>
 void leaky_relu(const ElementwisePlan<2>& plan, T* y, const T* x, double negative_slope) {
     using V = Vec<Isa, Compute<T>>;
     const V slope = V::splat(static_cast<Compute<T>>(negative_slope));
-    for_each_element<Isa, 1>(plan, y, {x}, [slope](V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 1>(plan, y, {x}, [slope] [[gnu::always_inline]] (V v) {
         return select(v > V::zero(), v, v * slope);
     });
 }
@@ -323,7 +326,7 @@ void leaky_relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* gra
                          double negative_slope) {
     using V = Vec<Isa, Compute<T>>;
     const V slope = V::splat(static_cast<Compute<T>>(negative_slope));
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [slope](V g, V v) [[gnu::always_inline]] {
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [slope] [[gnu::always_inline]] (V g, V v) {
         return select(v > V::zero(), g, g * slope);
     });
 }
@@ -331,7 +334,7 @@ void leaky_relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* gra
 template <class Isa, Storage T>
 void prelu(const ElementwisePlan<3>& plan, T* y, const T* x, const T* weight) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, y, {x, weight}, [](V v, V w) [[gnu::always_inline]] {
+    for_each_element<Isa, 2>(plan, y, {x, weight}, [] [[gnu::always_inline]] (V v, V w) {
         return select(v > V::zero(), v, v * w);
     });
 }
@@ -341,7 +344,7 @@ void prelu_backward(const ElementwisePlan<4>& plan, T* grad_x, const T* grad_y, 
                     const T* weight) {
     using V = Vec<Isa, Compute<T>>;
     for_each_element<Isa, 3>(plan, grad_x, {grad_y, x, weight},
-                             [](V g, V v, V w) [[gnu::always_inline]] {
+                             [] [[gnu::always_inline]] (V g, V v, V w) {
                                  return select(v > V::zero(), g, g * w);
                              });
 }
