@@ -3,19 +3,23 @@
 //
 //   relu:           y = x > 0 ? x : 0 for numbers, NaN for NaN; -0 gives +0. Exact.
 //   relu_backward:  grad_x = y > 0 ? grad_y : 0 (the derivative at 0 is 0, as in PyTorch). Exact.
-//   sigmoid:        1 / (1 + exp(-x)); softplus: log(1 + exp(x)); log_sigmoid: -softplus(-x). Why not
-//                   as written, and to which error: simd/logistic.h. Infinities give the limits, NaN
-//                   gives NaN.
-//   sigmoid_backward:      grad_y * (y * (1 - y)). y (1 - y) comes first: both factors are at most 1,
-//                          and the product is above y / 2 or (1 - y) / 2, so nothing over- or
-//                          underflows before the result does. 1 - y is exact for y >= 1/2.
+//   sigmoid:        1 / (1 + exp(-x)); softplus: log(1 + exp(x)); log_sigmoid: -softplus(-x).
+//                   Why not as written, and to which error: simd/logistic.h.
+//                   Infinities give the limits,
+//                   and NaN gives NaN.
+//   sigmoid_backward:      grad_y * (y * (1 - y)). y (1 - y) comes first: both factors are at
+//                          most 1, and the product is above y / 2 or (1 - y) / 2,
+//                          so nothing over- or underflows before the result does.
+//                          1 - y is exact for y >= 1/2.
 //   softplus_backward:     grad_y * sigmoid(x); log_sigmoid_backward: grad_y * sigmoid(-x), which
 //                          keeps the digits that 1 - sigmoid(x) loses.
-//   leaky_relu:     y = x > 0 ? x : slope x, with the slope rounded to the type computed in; prelu the
-//                   same with a weight for every element (broadcast by strides of 0): one rounding.
+//   leaky_relu:     y = x > 0 ? x : slope x, with the slope rounded to the type computed in;
+//                   prelu the same with a weight for every element (broadcast by strides of 0):
+//                   one rounding.
 //   dropout:        y = mask ? scale x : 0, also where x is infinite or NaN.
-//   The backward functions of float64 round twice or three times: 1 or 1.5 units of 2^-53 relative to
-//   the result. Those of float32, float16 and bfloat16 compute in float64 and round to float32 once.
+//   The backward functions of float64 round twice or three times, 2^-53 of the result at most each
+//   time: measured 1.48 and 1.95 ULP. Those of float32, float16 and bfloat16 compute in float64 and
+//   round to float32 once, or in float32 lanes where that is certain to give the same.
 //
 // Each operation is a function object on vectors of the compute type; for_each_element is the one
 // driver. It cuts the lines of the plan into blocks that fit the L1 cache. A line of unit stride is
@@ -39,14 +43,14 @@ constexpr std::ptrdiff_t elementwise_block = 1024;
 // thread does not pay.
 constexpr std::ptrdiff_t elementwise_task = 65536;
 
-// Bytes of a result from which on it is written past the caches: it would displace what they hold, and
-// a store that misses reads the line first. Measured (Sapphire Rapids, two threads, 1e7 float32):
-// 0.28 to 0.8 ns an element instead of 2 to 3.
+// Bytes of a result from which on it is written past the caches: it would displace what they hold,
+// and a store that misses reads the line first. Measured (Sapphire Rapids, two threads, 1e7
+// float32): 0.28 to 0.8 ns an element instead of 2 to 3.
 constexpr std::ptrdiff_t elementwise_stream_bytes = std::ptrdiff_t{32} << 20;
 
-// Bytes that an operand is fetched ahead: a function of thirty instructions and more fills the window
-// in which the processor finds loads to begin, and its own prefetching is too short-sighted. Measured
-// as above, one thread: sigmoid 0.98 -> 0.44, softplus_backward 2.4 -> 0.84 ns an element.
+// Bytes that an operand is fetched ahead: a function of thirty instructions and more fills the
+// window in which the processor finds loads to begin, and its own prefetching is too short-sighted.
+// Measured as above, one thread: sigmoid 0.98 -> 0.44, softplus_backward 2.4 -> 0.84 ns an element.
 constexpr std::ptrdiff_t elementwise_ahead = 2048;
 
 template <class Isa>
@@ -73,8 +77,7 @@ template <class Isa, int inputs, Storage T, class Function, class Lanes>
 [[gnu::always_inline]] inline Vec<Isa, Compute<T>> value_at(std::ptrdiff_t i, Lanes lanes,
                                                             const T* const (&in)[inputs],
                                                             const Function& function) {
-    for (int k = 0; k < inputs; ++k)
-        __builtin_prefetch(in[k] + i + elementwise_ahead / sizeof(T));
+    for (int k = 0; k < inputs; ++k) __builtin_prefetch(in[k] + i + elementwise_ahead / sizeof(T));
     if constexpr (inputs == 1) {
         return function(load<Isa>(in[0] + i, lanes));
     } else if constexpr (inputs == 2) {
@@ -86,13 +89,13 @@ template <class Isa, int inputs, Storage T, class Function, class Lanes>
     }
 }
 
-// out[i] = function(in[0][i], in[1][i], ...) on contiguous operands. Out of line, so that each operation
-// is there once for all that calls this.
+// out[i] = function(in[0][i], in[1][i], ...) on contiguous operands. Out of line, so that each
+// operation is there once for all that calls this.
 template <class Isa, int inputs, Storage T, class Function>
 [[gnu::noinline]] void apply_contiguous(std::ptrdiff_t n, T* out, const T* const (&in)[inputs],
                                         Function function) {
     for_each_vec<Isa, Vec<Isa, Compute<T>>::size>(
-        n, [&] [[gnu::always_inline]] (std::ptrdiff_t i, auto lanes) {
+        n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
             store<Isa>(out + i, value_at<Isa>(i, lanes, in, function), lanes);
         });
 }
@@ -153,8 +156,8 @@ void apply_line(const ElementwisePlan<inputs + 1>& plan, std::ptrdiff_t begin, s
     }
 }
 
-// f(begin, end, offset) for parts [begin, end) of lines, offset[k] being where operand k has the line's
-// element 0.
+// f(begin, end, offset) for parts [begin, end) of lines, offset[k] being where operand k has the
+// line's element 0.
 template <class Isa, int operands, class F>
 void for_each_line(const ElementwisePlan<operands>& plan, const F& f) {
     const std::ptrdiff_t length = plan.line_length();
@@ -195,7 +198,7 @@ void for_each_element(const ElementwisePlan<inputs + 1>& plan, T* out, const T* 
     for (int k = 0; k < inputs; ++k) streams = streams && out != in[k];
 
     for_each_line<Isa>(plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end,
-                                 const std::ptrdiff_t (&offset)[inputs + 1]) {
+                                 const std::ptrdiff_t(&offset)[inputs + 1]) {
         const T* from[inputs];
         for (int k = 0; k < inputs; ++k) from[k] = in[k] + offset[k + 1];
         apply_line<Isa>(plan, begin, end, out + offset[0], from, streams, function);
@@ -215,8 +218,8 @@ template <class Isa, Storage T, class F>
 }
 
 // g * sigmoid(x). In float64 the significand of sigmoid takes its exponent down to -1000 before it
-// meets g and the rest afterwards: so neither a tiny sigmoid loses digits against a large g, nor does
-// a product overflow that is representable.
+// meets g and the rest afterwards: so neither a tiny sigmoid loses digits against a large g, nor
+// does a product overflow that is representable.
 template <class Isa, Storage T>
 [[gnu::always_inline]] inline Vec<Isa, Compute<T>> times_sigmoid(Vec<Isa, Compute<T>> g,
                                                                  Vec<Isa, Compute<T>> x) {
@@ -245,7 +248,7 @@ template <class Isa, Storage T>
 template <class Isa, Storage T>
 void relu(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [] [[gnu::always_inline]] (V v) {
+    for_each_element<Isa, 1>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
         return select(v <= V::zero(), V::zero(), v);
     });
 }
@@ -253,15 +256,16 @@ void relu(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, y}, [] [[gnu::always_inline]] (V g, V v) {
-        return select(v > V::zero(), g, V::zero());
-    });
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, y},
+                             [](V g, V v) __attribute__((always_inline)) {
+                                 return select(v > V::zero(), g, V::zero());
+                             });
 }
 
 template <class Isa, Storage T>
 void sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [] [[gnu::always_inline]] (V v) {
+    for_each_element<Isa, 1>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
         return rounded<Isa, T, Sigmoid<Isa>>(v);
     });
 }
@@ -269,7 +273,7 @@ void sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void softplus(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [] [[gnu::always_inline]] (V v) {
+    for_each_element<Isa, 1>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
         return rounded<Isa, T, Softplus<Isa>>(v);
     });
 }
@@ -277,7 +281,7 @@ void softplus(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void log_sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [] [[gnu::always_inline]] (V v) {
+    for_each_element<Isa, 1>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
         return -rounded<Isa, T, Softplus<Isa>>(-v);
     });
 }
@@ -285,38 +289,39 @@ void log_sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, y}, [] [[gnu::always_inline]] (V g, V v) {
-        return through_float64<Isa, T>(
-            [] [[gnu::always_inline]] (auto gd, auto vd) {
-                return gd * (vd * (decltype(vd)::splat(1) - vd));
-            },
-            g, v);
-    });
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, y},
+                             [](V g, V v) __attribute__((always_inline)) {
+                                 return through_float64<Isa, T>(
+                                     [](auto gd, auto vd) __attribute__((always_inline)) {
+                                         return gd * (vd * (decltype(vd)::splat(1) - vd));
+                                     },
+                                     g, v);
+                             });
 }
 
 // grad_y * sigmoid(x).
 template <class Isa, Storage T>
 void softplus_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [] [[gnu::always_inline]] (V g, V v) {
-        return times_sigmoid<Isa, T>(g, v);
-    });
+    for_each_element<Isa, 2>(
+        plan, grad_x, {grad_y, x},
+        [](V g, V v) __attribute__((always_inline)) { return times_sigmoid<Isa, T>(g, v); });
 }
 
 // grad_y * sigmoid(-x).
 template <class Isa, Storage T>
 void log_sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [] [[gnu::always_inline]] (V g, V v) {
-        return times_sigmoid<Isa, T>(g, -v);
-    });
+    for_each_element<Isa, 2>(
+        plan, grad_x, {grad_y, x},
+        [](V g, V v) __attribute__((always_inline)) { return times_sigmoid<Isa, T>(g, -v); });
 }
 
 template <class Isa, Storage T>
 void leaky_relu(const ElementwisePlan<2>& plan, T* y, const T* x, double negative_slope) {
     using V = Vec<Isa, Compute<T>>;
     const V slope = V::splat(static_cast<Compute<T>>(negative_slope));
-    for_each_element<Isa, 1>(plan, y, {x}, [slope] [[gnu::always_inline]] (V v) {
+    for_each_element<Isa, 1>(plan, y, {x}, [slope](V v) __attribute__((always_inline)) {
         return select(v > V::zero(), v, v * slope);
     });
 }
@@ -326,15 +331,16 @@ void leaky_relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* gra
                          double negative_slope) {
     using V = Vec<Isa, Compute<T>>;
     const V slope = V::splat(static_cast<Compute<T>>(negative_slope));
-    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x}, [slope] [[gnu::always_inline]] (V g, V v) {
-        return select(v > V::zero(), g, g * slope);
-    });
+    for_each_element<Isa, 2>(plan, grad_x, {grad_y, x},
+                             [slope](V g, V v) __attribute__((always_inline)) {
+                                 return select(v > V::zero(), g, g * slope);
+                             });
 }
 
 template <class Isa, Storage T>
 void prelu(const ElementwisePlan<3>& plan, T* y, const T* x, const T* weight) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, y, {x, weight}, [] [[gnu::always_inline]] (V v, V w) {
+    for_each_element<Isa, 2>(plan, y, {x, weight}, [](V v, V w) __attribute__((always_inline)) {
         return select(v > V::zero(), v, v * w);
     });
 }
@@ -344,7 +350,7 @@ void prelu_backward(const ElementwisePlan<4>& plan, T* grad_x, const T* grad_y, 
                     const T* weight) {
     using V = Vec<Isa, Compute<T>>;
     for_each_element<Isa, 3>(plan, grad_x, {grad_y, x, weight},
-                             [] [[gnu::always_inline]] (V g, V v, V w) {
+                             [](V g, V v, V w) __attribute__((always_inline)) {
                                  return select(v > V::zero(), g, g * w);
                              });
 }
@@ -355,37 +361,37 @@ void dropout(const ElementwisePlan<3>& plan, T* y, const T* x, const std::uint8_
     using C = Compute<T>;
     using V = Vec<Isa, C>;
     const V factor = V::splat(static_cast<C>(scale));
-    for_each_line<Isa>(plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end,
-                                 const std::ptrdiff_t (&offset)[3]) {
-        struct Scratch {
-            C keep[elementwise_block];
-            T from[elementwise_block], to[elementwise_block];
-        };
-        Scratch& scratch = *static_cast<Scratch*>(thread_scratch(sizeof(Scratch)));
-        for (std::ptrdiff_t i = begin; i < end; i += elementwise_block) {
-            const std::ptrdiff_t n = min_of<Isa>(end - i, elementwise_block);
-            const std::uint8_t* kept = mask + offset[2] + i * plan.line_stride(2);
-            if (plan.line_stride(2) == 1) {
-                for (std::ptrdiff_t j = 0; j < n; ++j) scratch.keep[j] = kept[j];
-            } else {
-                for (std::ptrdiff_t j = 0; j < n; ++j)
-                    scratch.keep[j] = kept[j * plan.line_stride(2)];
+    for_each_line<Isa>(
+        plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end, const std::ptrdiff_t(&offset)[3]) {
+            struct Scratch {
+                C keep[elementwise_block];
+                T from[elementwise_block], to[elementwise_block];
+            };
+            Scratch& scratch = *static_cast<Scratch*>(thread_scratch(sizeof(Scratch)));
+            for (std::ptrdiff_t i = begin; i < end; i += elementwise_block) {
+                const std::ptrdiff_t n = min_of<Isa>(end - i, elementwise_block);
+                const std::uint8_t* kept = mask + offset[2] + i * plan.line_stride(2);
+                if (plan.line_stride(2) == 1) {
+                    for (std::ptrdiff_t j = 0; j < n; ++j) scratch.keep[j] = kept[j];
+                } else {
+                    for (std::ptrdiff_t j = 0; j < n; ++j)
+                        scratch.keep[j] = kept[j * plan.line_stride(2)];
+                }
+                const T* from = x + offset[1] + i * plan.line_stride(1);
+                if (plan.line_stride(1) != 1) {
+                    gather_line<Isa>(n, scratch.from, from, plan.line_stride(1));
+                    from = scratch.from;
+                }
+                T* const out = y + offset[0] + i * plan.line_stride(0);
+                T* const to = plan.line_stride(0) == 1 ? out : scratch.to;
+                for_each_vec<Isa, V::size>(n, [&](std::ptrdiff_t j, auto lanes) {
+                    V keep = load<Isa>(scratch.keep + j, lanes);
+                    V v = load<Isa>(from + j, lanes);
+                    store<Isa>(to + j, select(keep > V::zero(), v * factor, V::zero()), lanes);
+                });
+                if (to != out) scatter_line<Isa>(n, out, plan.line_stride(0), to);
             }
-            const T* from = x + offset[1] + i * plan.line_stride(1);
-            if (plan.line_stride(1) != 1) {
-                gather_line<Isa>(n, scratch.from, from, plan.line_stride(1));
-                from = scratch.from;
-            }
-            T* const out = y + offset[0] + i * plan.line_stride(0);
-            T* const to = plan.line_stride(0) == 1 ? out : scratch.to;
-            for_each_vec<Isa, V::size>(n, [&](std::ptrdiff_t j, auto lanes) {
-                V keep = load<Isa>(scratch.keep + j, lanes);
-                V v = load<Isa>(from + j, lanes);
-                store<Isa>(to + j, select(keep > V::zero(), v * factor, V::zero()), lanes);
-            });
-            if (to != out) scatter_line<Isa>(n, out, plan.line_stride(0), to);
-        }
-    });
+        });
 }
 
 }  // namespace stableops

@@ -178,8 +178,9 @@ struct FloatAndRest {
 // T = 2^(n/N), |r| <= ln 2 / 2N without error, and small = r^2 q(r) + (1 + r) (n (the rest of ln 2 / N) +
 // the rest of T), at most 2^-12 or 2^-14. 1 + u is kept as d + d_lo: 1 + T with its error, then T r by
 // fma with its error, then T small. The quotient is q + q (e + e^2) with q = 1 / d rounded and
-// e = 1 - q (d + d_lo), first with its sign changed, of the size of small. All roundings are of terms of that size, so the relative error
-// of value + rest, eight of them, is below 2^-33 or 2^-35; measured 2^-33.6 and 2^-35.5.
+// e = 1 - q (d + d_lo), of the size of small, which the code has with its sign changed at first. All
+// roundings are of terms of that size, so the relative error of value + rest, eight of them, is below
+// 2^-33 or 2^-35; measured 2^-33.6 and 2^-35.5.
 template <class Isa>
 [[gnu::always_inline]] inline FloatAndRest<Isa> sigmoid_float32(Vec<Isa, float> x) {
     using V = Vec<Isa, float>;
