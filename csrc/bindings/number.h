@@ -1,5 +1,5 @@
 #pragma once
-// Settings that are real numbers.
+// Settings that are numbers.
 #include "array.h"
 
 namespace stableops {
@@ -12,6 +12,13 @@ inline double number(const py::object& value, const char* name) {
         throw py::type_error(std::string(name) + "=" + text_of(py::repr(value)) +
                              " is not allowed; a float is");
     const double result = PyFloat_AsDouble(value.ptr());
+    if (result == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return result;
+}
+
+// What has an __index__, saturated. An array has one too, which raises unless it holds one integer.
+inline std::ptrdiff_t whole_number(const py::handle& value) {
+    const Py_ssize_t result = PyNumber_AsSsize_t(value.ptr(), nullptr);
     if (result == -1 && PyErr_Occurred()) throw py::error_already_set();
     return result;
 }
