@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../runtime/memory.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -317,8 +318,7 @@ std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* n
         if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
             throw py::type_error("axis=" + text_of(axis) + " is not allowed; an int, a tuple of "
                                  "ints or None is");
-        // Clips what is beyond 64 bits.
-        const Py_ssize_t value = PyNumber_AsSsize_t(item.ptr(), nullptr);
+        const Py_ssize_t value = whole_number(item);
         if (ndim == 0 && (value == 0 || value == -1)) return;  // a scalar is its only element
         if (value < -ndim || value >= ndim) {
             const std::string text =

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "number.h"
+
 namespace stableops {
 
 FloatArray as_boxes(const py::object& x, const char* name, int columns) {
@@ -40,7 +42,7 @@ std::ptrdiff_t output_limit(const py::object& x, std::ptrdiff_t none) {
     if (x.is_none()) return none;
     if (!PyIndex_Check(x.ptr()) || PyBool_Check(x.ptr()))
         throw py::type_error("max_output=" + text_of(x) + " is not allowed; an int or None is");
-    const Py_ssize_t limit = PyNumber_AsSsize_t(x.ptr(), nullptr);
+    const Py_ssize_t limit = whole_number(x);
     if (limit < 0)
         throw py::value_error("max_output=" + text_of(x) +
                               " is not allowed; it must not be negative");

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "../kernels.h"
+#include "../runtime/rearrange.h"
 #include "families.h"
 #include "function.h"
 #include "settings.h"
@@ -30,18 +31,17 @@ std::ptrdiff_t side_of(const py::object& item, const py::object& value, const ch
     if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
         throw py::type_error(std::string(name) + "=" + text_of(value) +
                              " is not allowed; ints are");
-    const Py_ssize_t side = PyNumber_AsSsize_t(item.ptr(), nullptr);
+    const Py_ssize_t side = whole_number(item);
     if (side < 1 || side > largest_side)
         throw py::value_error(std::string(name) + "=" + text_of(value) +
                               " is not allowed; 1 to " + std::to_string(largest_side) + " are");
     return side;
 }
 
-// Rows or columns of the image and of the result, and the step that a scale factor asks for (0:
-// none).
+// Rows or columns of the image and of the result, and the scale factor (0: none).
 struct Sides {
     std::ptrdiff_t in, out;
-    double step;
+    double factor;
 };
 
 std::array<double, 2> factors_of(const py::object& scale_factor) {
@@ -83,8 +83,8 @@ ResizeShape shape_of(int ndim, const npy_intp* sizes, const std::array<Sides, 2>
     shape.in_w = sides[1].in;
     shape.out_h = sides[0].out;
     shape.out_w = sides[1].out;
-    shape.step_h = sides[0].step;
-    shape.step_w = sides[1].step;
+    shape.factor_h = sides[0].factor;
+    shape.factor_w = sides[1].factor;
     shape.align_corners = align_corners;
     return shape;
 }
@@ -118,9 +118,9 @@ py::object interpolate(const py::object& input, const py::object& size,
                 throw py::value_error("scale_factor=" + text_of(scale_factor) +
                                       " is not allowed; images of " +
                                       std::to_string(side) + " rows or columns would get " +
-                                      std::to_string(out));
+                                      text_of(py::float_(out)));
             sides[d].out = static_cast<std::ptrdiff_t>(out);
-            sides[d].step = 1 / factor;
+            sides[d].factor = factor;
         }
         side = sides[d].out;
     }
@@ -179,7 +179,7 @@ py::object interpolate_backward(const py::object& grad_output, const py::object&
             throw py::value_error("scale_factor=" + text_of(scale_factor) +
                                   " does not lead from input_shape=" + text_of(input_shape) +
                                   " to grad_output of shape " + shape_text(grad));
-        sides[d].step = 1 / factor;
+        sides[d].factor = factor;
     }
     const FloatArray grad_x = new_array(grad.dtype, ndim, result, &grad);
     ResizeShape shape = shape_of(ndim, result, sides, align_corners);
@@ -197,11 +197,26 @@ py::object interpolate_backward(const py::object& grad_output, const py::object&
     return grad_x.owner;
 }
 
+// Copies x to y, arrays of one shape, whose elements have 1, 2, 4 or 8 bytes and are whole strides apart.
+void rearrange_into(const py::object& y_object, const py::object& x_object) {
+    const Array y = {y_object}, x = {x_object};
+    const Array* const arrays[] = {&y, &x};
+    const PlannedElementwise<2> planned(arrays);
+    if (!planned.any) return;
+    const std::ptrdiff_t bytes = PyArray_ITEMSIZE(y.get());
+    run_kernel(y.size(), [&] {
+        rearrange(planned.plan, y.data<char>() + planned.offset[0] * bytes,
+                  x.data<const char>() + planned.offset[1] * bytes,
+                  static_cast<std::size_t>(bytes));
+    });
+}
+
 }  // namespace
 
 void bind_interpolate(py::module_& m) {
     def<interpolate>(m, "interpolate");
     def<interpolate_backward>(m, "interpolate_backward");
+    def<rearrange_into>(m, "rearrange_into");
 }
 
 }  // namespace stableops

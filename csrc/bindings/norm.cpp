@@ -22,7 +22,7 @@ std::ptrdiff_t positive_int(const py::object& value, const char* name) {
     if (!PyIndex_Check(value.ptr()) || PyBool_Check(value.ptr()))
         throw py::type_error(std::string(name) + "=" + repr_of(value) +
                              " is not allowed; an int is");
-    const Py_ssize_t result = PyNumber_AsSsize_t(value.ptr(), nullptr);
+    const Py_ssize_t result = whole_number(value);
     if (result < 1)
         throw py::value_error(std::string(name) + "=" + repr_of(value) +
                               " is not allowed; it must be 1 or more");

@@ -34,14 +34,17 @@ inline double number_in(const py::object& value, const char* name, double low, d
     return result;
 }
 
+// What has an __index__, saturated. An array has one too, which raises unless it holds one integer.
+inline std::ptrdiff_t whole_number(const py::handle& value) {
+    const Py_ssize_t result = PyNumber_AsSsize_t(value.ptr(), nullptr);
+    if (result == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return result;
+}
+
 inline std::int64_t integer(const py::object& value, const char* name) {
     if (!PyIndex_Check(value.ptr())) throw py::type_error(refusal(name, value) + "an int is");
-    // Clips what is beyond 64 bits, so that the ends of the range stand for that.
-    const Py_ssize_t result = PyNumber_AsSsize_t(value.ptr(), nullptr);
-    if (result == -1 && PyErr_Occurred()) {
-        PyErr_Clear();
-        throw py::type_error(refusal(name, value) + "an int is");
-    }
+    const std::ptrdiff_t result = whole_number(value);
+    // The ends of the range stand for what is beyond them, too.
     if (result == std::numeric_limits<Py_ssize_t>::max() ||
         result == std::numeric_limits<Py_ssize_t>::min())
         throw py::value_error(refusal(name, value) + "it must be within 63 bits");
