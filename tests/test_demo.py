@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import stableops
+from stableops._demo import progress
 from stableops._demo.detect import Detections, compare, slide, suppress
 from stableops._demo.lenet import LeNet
 from stableops._demo.page import Page, compose_page, enlarge
@@ -312,6 +313,16 @@ def test_progress_in_a_terminal_and_in_a_file(monkeypatch):
     assert "\r" not in log
     assert re.findall(r"accuracy +([\d.]+) %", log) == ["87.5", "93.8"]
     assert log.count("\n") == 2
+
+
+def test_time_left_after_going_on(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    stream = io.StringIO()
+    line = ProgressLine(stream, 0.75)
+    now[0] += 10
+    line.update(0.76, 1.0, 0.9, keep=True)
+    assert stream.getvalue().endswith(" 240 s left\n")  # 1 % in 10 s, 24 % to go
 
 
 # The command
