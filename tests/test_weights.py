@@ -4,6 +4,7 @@ import io
 import pickle
 import re
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 
@@ -233,7 +234,8 @@ WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
         ({"found": [1, 2]}, "no dictionary of tensors but list"),
         ({"found": {"epoch": 3}}, "its entry 'epoch' is no tensor"),
         ({"found": {"net": {"weight": 1}}}, "its entry 'net' is no tensor"),
-        ({"found": {3: 4}}, "its entry '3' is no tensor"),
+        ({"found": {3: 4}}, "its entry 3 is no tensor"),
+        ({"found": {"x" * 9999: 4}}, "xxx' is no tensor"),
     ],
 )
 def test_impossible_tensors(changes, text, tmp_path):
@@ -256,6 +258,68 @@ def test_views_and_types(tmp_path):
     half = np.array([1.5, -2.0], np.float32)
     write_pth(path, {"weight": (half.view(np.uint32) >> 16).astype("<u2")}, kind="BFloat16Storage")
     same(nn.load_weights(path), {"weight": half})
+
+
+def test_any_name_can_be_saved(tmp_path):
+    path = tmp_path / "net.npz"
+    state = {"file": np.ones(3), "allow_pickle": np.zeros(2), "a/b.weight": np.ones((2, 0))}
+    nn.save_weights(path, state)
+    same(nn.load_weights(path), state)
+
+
+def test_a_small_file_does_not_fill_the_memory(tmp_path):
+    path = tmp_path / "net.pth"
+    # "Remember None as number 100 million."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", b"\x80\x02Nr" + struct.pack("<I", 10**8) + b".")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="no dictionary of tensors but NoneType"):
+        nn.load_weights(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    # "An array of so many bytes."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", b"\x80\x05\x96" + struct.pack("<Q", 10**8) + b".")
+    tracemalloc.reset_peak()
+    with pytest.raises(ValueError, match="no weights can be read"):
+        nn.load_weights(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    # Many tensors on the same numbers.
+    numbers = np.arange(100_000, dtype=np.float32)
+    kind = Named("torch", "FloatStorage")
+    storage = Stored(("storage", kind, "0", "cpu", numbers.size))
+    arguments = storage, 0, numbers.shape, (1,), False, OrderedDict()
+    found = {f"w{i}": Called(REBUILD, *arguments) for i in range(300)}
+    write_pth(path, {"w": numbers}, found=found)
+    tracemalloc.reset_peak()
+    state = nn.load_weights(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 * path.stat().st_size
+    tracemalloc.stop()
+    assert all(np.array_equal(array, numbers) for array in state.values())
+    assert len(state) == 300
+
+
+def test_messages_are_short(tmp_path):
+    """Also where what they name is written a million times longer than it is stored."""
+    path = tmp_path / "net.pth"
+    nested = 1
+    for _ in range(22):
+        nested = (nested, nested)
+    write_pth(path, {"weight": WEIGHT}, shape=(nested,), strides=(1,))
+    with pytest.raises(ValueError, match="impossible shape") as error:
+        nn.load_weights(path)
+    assert len(str(error.value)) < 500
+    write_pth(path, {"weight": WEIGHT}, shape=(2,) * 1000, strides=(1,) * 1000)
+    with pytest.raises(ValueError, match="on a storage of 6 numbers") as error:
+        nn.load_weights(path)
+    assert len(str(error.value)) < 500
+
+
+def test_another_zip_file(tmp_path):
+    path = tmp_path / "net.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hello.txt", "x")
+    with pytest.raises(ValueError, match=r"zip file with 0 entries data\.pkl"):
+        nn.load_weights(path)
 
 
 def test_old_names_of_densenets(tmp_path):
@@ -285,7 +349,12 @@ def test_a_file_stays_if_writing_fails(net, tmp_path):
     path = tmp_path / "net.npz"
     nn.save_weights(path, net.state_dict())
     before = path.read_bytes()
-    with pytest.raises(TypeError):
-        nn.save_weights(path, {"file": np.ones(3)})
+    for state in (
+        {"w": np.ones(3), "objects": np.array([{}], object)},
+        {"w.npy": np.ones(3)},
+        {3: np.ones(3)},
+    ):
+        with pytest.raises(ValueError, match="cannot be saved"):
+            nn.save_weights(path, state)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["net.npz"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import stableops
 from stableops._demo import tour
-from stableops._networks import add_commands
+from stableops._networks import add_commands, check_writable
 
 __all__ = ["main"]
 
@@ -70,7 +70,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _demo(options: argparse.Namespace) -> int:
     try:
-        _check_writable(options.output)
+        check_writable(options.output)
         tour.run(options.output, seed=options.seed, epochs=options.epochs)
     except OSError as error:
         print(
@@ -80,15 +80,6 @@ def _demo(options: argparse.Namespace) -> int:
         )
         return 1
     return 0
-
-
-def _check_writable(path: Path) -> None:
-    """Raise OSError if a file cannot be written, before any work goes into it."""
-    is_new = not path.exists()
-    with path.open("ab"):
-        pass
-    if is_new:
-        path.unlink()
 
 
 def _whole_number(text: str) -> int:

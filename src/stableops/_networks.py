@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +14,14 @@ import numpy as np
 from stableops import models, nn
 from stableops._datasets import DATASETS, load_dataset
 from stableops._demo.progress import ProgressLine
+from stableops.nn._weights import check_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "check_writable"]
 
 LEARNERS = [name for name, (_, shape) in models.NETWORKS.items() if shape[0] == 1]
 """Networks for pictures of one channel."""
@@ -60,6 +62,15 @@ def add_commands(commands: Commands) -> None:
     )
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError if a file cannot be written, before any work goes into it."""
+    is_new = not path.exists()
+    with path.open("ab"):
+        pass
+    if is_new:
+        path.unlink()
+
+
 def _models(_options: argparse.Namespace) -> int:
     print(f"{'network':15}  {'parameters':>11}  {'multiply-adds':>14}  picture")
     for name, (make, shape) in models.NETWORKS.items():
@@ -76,7 +87,7 @@ def _summary(options: argparse.Namespace) -> int:
     size = (rows, columns) if options.size is None else (options.size, options.size)
     try:
         print(nn.summary(make(), (channels, *size)))
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         print(f"{options.network} cannot take {size[0]}x{size[1]}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -95,17 +106,20 @@ def _run_training(options: argparse.Namespace) -> None:
     if min(options.epochs, options.batch - 1) < 1:
         msg = "at least one epoch, and two pictures a batch"
         raise ValueError(msg)
+    rate = RATES.get(options.network, 0.1) if options.rate is None else options.rate
+    if not 0 < rate < math.inf:
+        msg = f"--rate must be positive, it is {rate}"
+        raise ValueError(msg)
     weights = options.weights or Path(f"{options.network}-{options.data}.npz")
     unfinished = weights.with_suffix(".unfinished.npz")
-    # Before any work goes into it.
-    nn.save_weights(weights.with_name("." + weights.name), {})
-    weights.with_name("." + weights.name).unlink()
+    check_format(weights)
+    check_writable(weights)
+    check_writable(unfinished)
     make, shape = models.NETWORKS[options.network]
     data = load_dataset(options.data, shape[-1])
     generator = _generator_of(options.seed)
 
     net = make(rng=generator(0xFFFFFFFF))
-    rate = options.rate or RATES.get(options.network, 0.1)
     optimizer = nn.SGD(net, rate, momentum=0.9, weight_decay=1e-4)
     settings = [options.data, options.epochs, options.batch, rate, options.seed]
     history = _resume(unfinished, net, optimizer, settings)
@@ -113,7 +127,7 @@ def _run_training(options: argparse.Namespace) -> None:
     print(f"{options.network} learns {len(data.labels)} pictures; {weights} will hold its weights")
     if history:
         print(f"going on after epoch {len(history)} of {options.epochs}")
-    line = ProgressLine(sys.stdout)
+    line = ProgressLine(sys.stdout, len(history) / options.epochs)
     recent = reached = None
     losses: list[float] = []
     steps = nn.fit(

@@ -19,13 +19,23 @@ def isa():
     """The bits are the same on every level; that is tested elsewhere."""
 
 
+def without_softmax(model):
+    """Its output, from logits of hundreds, would be 1 in one place and 0 elsewhere: always right."""
+    graph = model.graph
+    if graph.node[-1].op_type == "Softmax":
+        graph.output[0].name = graph.node.pop().input[0]
+        graph.output[0].type.tensor_type.ClearField("shape")
+    return model
+
+
 def test_all_are_there():
     assert len(NAMES) == 9
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_network(name):
-    model = onnx_reader.with_weights(onnx.load(FOLDER / f"{name}.onnx"), seed=1)
+    model = without_softmax(onnx.load(FOLDER / f"{name}.onnx"))
+    model = onnx_reader.with_weights(model, seed=1)
     x = np.random.default_rng(2).standard_normal((1, 3, 224, 224)).astype(np.float32)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -33,5 +43,5 @@ def test_network(name):
     (expected,) = session.run(None, {session.get_inputs()[0].name: x})
     result = onnx_reader.run(model, x)
     assert result.shape == expected.shape
-    assert np.ptp(expected) > 0
+    assert np.median(np.abs(expected)) > 1e-3 * np.abs(expected).max()
     assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()

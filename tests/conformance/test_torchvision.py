@@ -41,8 +41,8 @@ def make_ours(name, peer, dtype):
     return net
 
 
-def pictures(number, dtype, side=64):
-    return np.random.default_rng(2).standard_normal((number, 3, side, side)).astype(dtype)
+def pictures(number, dtype, side=64, seed=2):
+    return np.random.default_rng(seed).standard_normal((number, 3, side, side)).astype(dtype)
 
 
 def distance(a, b):
@@ -70,6 +70,10 @@ def test_logits(name, dtype):
     assert distance(net.compile()(x), expected) <= BOUNDS[dtype]
 
 
+# With seed 2, rounding decides whether one rectifier of VGG-11 is open: its exact input is -5.3e-8,
+# ours +6.0e-8, and that alone moves the gradients by 3e-4 of their norm.
+SEEDS = {"vgg11": 3}
+
 FAMILIES = ["alexnet", "vgg11", "vgg11_bn", "googlenet", "resnet18", "resnet50", "densenet121"]
 
 
@@ -87,7 +91,7 @@ def step_of_peer(name, dtype):
     """Loss, gradients of the picture ("") and of all parameters, and buffers afterwards."""
     peer = make_peer(name, dtype).train()
     without_dropout(peer.modules(), torch.nn.Dropout)
-    picture = torch.from_numpy(pictures(4, dtype)).requires_grad_()
+    picture = torch.from_numpy(pictures(4, dtype, seed=SEEDS.get(name, 2))).requires_grad_()
     outputs = peer(picture)
     heads = [outputs]
     if name == "googlenet":
@@ -105,7 +109,7 @@ def step_of_ours(name, dtype):
     net = make_ours(name, make_peer(name, dtype), dtype)
     without_dropout(walk(net), nn.Dropout)
     criterion, labels = nn.CrossEntropyLoss(), np.arange(4)
-    loss = criterion(net(pictures(4, dtype)), labels)
+    loss = criterion(net(pictures(4, dtype, seed=SEEDS.get(name, 2))), labels)
     grad = criterion.backward()
     for module in walk(net):
         if isinstance(module, nn.AuxiliaryHead):
@@ -135,10 +139,9 @@ def test_gradients_of_a_training_step(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_in_float32(name):
-    """As near to those in float64 as torch's own in float32, or within 1e-3 of their norm.
+    """Twice as far from those in float64 as torch's own in float32, or within 1e-5 of their norm.
 
-    Rounding decides which rectifiers near 0 are open, so that no two libraries need agree to
-    rounding. Measured for VGG-11: 3e-4 of the norm, torch's 7e-7.
+    Where rounding decides whether a rectifier is open, no two libraries need agree: see SEEDS.
     """
 
     def norm(arrays):
@@ -150,7 +153,7 @@ def test_gradients_in_float32(name):
     size = norm(exact.values())
     error = norm([ours[key] - exact[key] for key in exact]) / size
     their_error = norm([theirs[key] - exact[key] for key in exact]) / size
-    assert error <= max(2 * their_error, 1e-3)
+    assert error <= max(2 * their_error, 1e-5), (error, their_error)
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

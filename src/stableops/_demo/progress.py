@@ -15,10 +15,12 @@ class ProgressLine:
     ----------
     stream : file
         Where to write.
+    done : float
+        The part that was over before.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO, done: float = 0.0) -> None:
+        self.stream, self.first = stream, done
         self.in_place = stream.isatty()
         self.started = self.last_shown = time.perf_counter()
         self.width = 0
@@ -44,7 +46,7 @@ class ProgressLine:
         elif not keep:
             return
         self.last_shown = now
-        left = (now - self.started) * (1.0 - done) / done
+        left = (now - self.started) * (1.0 - done) / (done - self.first)
         percent = "  ... " if accuracy is None else f"{100 * accuracy:5.1f} %"
         line = f"  {100 * done:3.0f} %   loss {loss:6.4f}   accuracy {percent}   {left:3.0f} s left"
         if self.in_place:

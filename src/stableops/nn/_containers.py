@@ -31,11 +31,14 @@ class Container(Module):
         self.add(**{str(i): layer for i, layer in enumerate(layers)}, **named)
 
     def add(self, **named: Module) -> None:
-        """Append modules under their names."""
+        """Append modules under their names, which have no dots."""
         for name, module in named.items():
             if not isinstance(module, Module):
                 msg = f"{name} is no Module but {type(module).__name__}"
                 raise TypeError(msg)
+            if not name or "." in name:
+                msg = f"a module cannot be named {name!r}: dots separate names of modules"
+                raise ValueError(msg)
             if hasattr(self, name):
                 msg = f"a module cannot be named {name}: {type(self).__name__} has that already"
                 raise ValueError(msg)
@@ -225,7 +228,8 @@ class AuxiliaryHead(Sequential):
     grad_logits: Array | None = None
 
     def forward(self, x: Array) -> Array:
-        self.logits = super().forward(x) if self.training else None
+        if self.training:
+            self.logits = super().forward(x)
         return x
 
     def backward(self, grad_output: Array) -> Any:

@@ -132,10 +132,13 @@ class Conv2d(Module):
 
     def initialize_parameters(self, rng: np.random.Generator) -> None:
         he_uniform(self.weight, self.weight[0].size, rng)
-        if self.table is not None:
-            self.weight *= self.table[:, :, None, None]
         if self.bias is not None:
             self.bias[...] = 0
+
+    def parameters_changed(self) -> None:
+        super().parameters_changed()
+        if self.table is not None:
+            self.weight *= self.table[:, :, None, None]
 
     def window(self) -> Window:
         (height, width), (down, right) = self.kernel_size, pair(self.settings["dilation"])

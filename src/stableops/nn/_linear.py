@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ class Flatten(Module):
 
     def forward(self, x: Array) -> Array:
         self.keep(x.shape)
-        return x.reshape(len(x), -1)
+        return x.reshape(len(x), math.prod(x.shape[1:]))
 
     def backward(self, grad_output: Array) -> Any:
         return grad_output.reshape(self.kept())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,7 +14,15 @@ if TYPE_CHECKING:
 
     Self = TypeVar("Self", bound="Module")
 
-__all__ = ["Array", "LayerError", "Module", "Window", "channels_last", "state_problems"]
+__all__ = [
+    "Array",
+    "LayerError",
+    "Module",
+    "Window",
+    "channels_last",
+    "fitting_state",
+    "in_evaluation",
+]
 
 Array = npt.NDArray[Any]
 
@@ -49,7 +58,8 @@ class Module:
 
     There is no tape: in training mode `forward` keeps what `backward` needs, `backward` uses it up,
     stores the gradients of the parameters and returns the gradient of the input. In evaluation mode
-    nothing is kept. One module cannot stand at two places of a network.
+    nothing is kept. One module cannot stand at two places of a network. Parameters are changed in
+    place, so that whoever holds one, such as an optimiser, sees the change.
 
     A layer lists its arrays in `parameter_names` and `buffer_names`; modules found among its
     attributes are its children, named as the attributes are.
@@ -136,7 +146,8 @@ class Module:
 
     def keep(self, value: Any) -> None:
         """Store what `backward` needs, in training mode."""
-        self._kept = value if self.training else None
+        if self.training:
+            self._kept = value
 
     def kept(self) -> Any:
         """Take back what `forward` stored."""
@@ -167,17 +178,39 @@ class Module:
     def initialize_parameters(self, rng: np.random.Generator) -> None:
         """Draw the initial values of this module's own parameters."""
 
+    def parameters_changed(self) -> None:
+        """Adapt to new values of this module's own parameters."""
+        self._packed = None
+
     # The tree
 
     def children(self) -> dict[str, Module]:
         """Modules among the attributes, in the order in which they were set."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Module)}
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """Walk over this module (named "") and everything in it, names with dots."""
-        yield prefix, self
-        for name, child in self.children().items():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """Walk over this module (named "") and everything in it, names with dots.
+
+        Raises
+        ------
+        ValueError
+            If a module stands at two places.
+        """
+        places: dict[int, str] = {}
+
+        def walk(place: str, module: Module) -> Iterator[tuple[str, Module]]:
+            if id(module) in places:
+                msg = (
+                    f"one {type(module).__name__} stands at two places, {places[id(module)]!r} and "
+                    f"{place!r}: make a module for each"
+                )
+                raise ValueError(msg)
+            places[id(module)] = place
+            yield place, module
+            for name, child in module.children().items():
+                yield from walk(_join(place, name), child)
+
+        return walk("", self)
 
     def train(self: Self, mode: bool = True) -> Self:
         """Switch to training mode (or, with False, to evaluation mode).
@@ -189,7 +222,7 @@ class Module:
         """
         for _, module in self.named_modules():
             module.training = mode
-            module._kept = None
+            module._kept = module._packed = None
         return self
 
     def eval(self: Self) -> Self:
@@ -220,6 +253,7 @@ class Module:
         """
         for _, module in self.named_modules():
             module.initialize_parameters(rng)
+            module.parameters_changed()
         return self
 
     def astype(self: Self, dtype: npt.DTypeLike) -> Self:
@@ -236,16 +270,18 @@ class Module:
                 if array.dtype.kind not in "iu":
                     setattr(module, name, array.astype(dtype))
             module._gradients.clear()
-            module._packed = None
+            module.parameters_changed()
         return self
 
     def compile(self) -> Module:
         """Make a copy for prediction, with batch norm folded into the convolutions before it.
 
-        The copy shares what it does not change, is in evaluation mode, and gives the same results
-        up to rounding. Its convolutions put their weights in order once, at the first prediction;
-        other weights than by `load_state_dict` are not noticed after that. See
-        :class:`Sequential`, which does the folding.
+        The copy has arrays of its own, so that neither notices what becomes of the other, and is
+        in evaluation mode. See :class:`Sequential`, which does the folding.
+
+        Its convolutions put their weights in order once, at the first prediction; after that they
+        notice new weights by `load_state_dict`, `initialize` or training, but not values that are
+        written into the arrays.
 
         Returns
         -------
@@ -253,6 +289,8 @@ class Module:
         """
         clone = copy.copy(self)
         clone._gradients = {}
+        for name in self._own(self.parameter_names + self.buffer_names):
+            setattr(clone, name, getattr(self, name).copy())
         for name, child in self.children().items():
             setattr(clone, name, child.compile())
         clone.training, clone.is_compiled, clone._kept, clone._packed = False, True, None, None
@@ -298,19 +336,14 @@ class Module:
         Raises
         ------
         ValueError
-            If keys are missing, unexpected or of another shape: all of them are named, and nothing
-            has been changed.
+            If keys are missing, unexpected, of another shape or no real numbers: all of them are
+            named, and nothing has been changed.
         """
         own = self.state_dict()
-        problems = state_problems(own, state)
-        if problems:
-            msg = f"the weights do not fit {type(self).__name__}: " + "; ".join(problems)
-            raise ValueError(msg)
-        for name, array in own.items():
-            if name in state:
-                array[...] = np.asarray(state[name])
+        for name, array in fitting_state(own, state, type(self).__name__).items():
+            own[name][...] = array
         for _, module in self.named_modules():
-            module._packed = None
+            module.parameters_changed()
 
     def _own(self, names: tuple[str, ...]) -> list[str]:
         return [name for name in names if getattr(self, name) is not None]
@@ -327,16 +360,60 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def state_problems(own: Mapping[str, Array], state: Mapping[str, Any]) -> list[str]:
-    """Say what keeps a state from being loaded: missing, unexpected and misshapen keys."""
-    missing = [
-        name for name in own if name not in state and not name.endswith("num_batches_tracked")
-    ]
-    unexpected = [name for name in state if name not in own]
-    misshapen = [
-        f"{name} ({np.shape(state[name])} instead of {own[name].shape})"
-        for name in own
-        if name in state and np.shape(state[name]) != own[name].shape
-    ]
-    groups = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    return [f"{kind}: {', '.join(names)}" for kind, names in groups.items() if names]
+def fitting_state(
+    own: Mapping[str, Array], state: Mapping[str, Any], owner: str
+) -> dict[str, Array]:
+    """Convert a state to the dtypes of what it is to be written over.
+
+    Parameters
+    ----------
+    own : mapping of str to ndarray
+        What is there.
+    state : mapping of str to array_like
+        What is to be there.
+    owner : str
+        Whose state it is, for the error.
+
+    Returns
+    -------
+    dict of str to ndarray
+
+    Raises
+    ------
+    ValueError
+        If keys are missing, unexpected, of another shape or kind; all of them are named.
+    """
+    arrays = {name: np.asarray(state[name]) for name in own if name in state}
+    counters = {name for name in own if name.rpartition(".")[2] == "num_batches_tracked"}
+    groups = {
+        "missing": [name for name in own if name not in state and name not in counters],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} ({array.shape} instead of {own[name].shape})"
+            for name, array in arrays.items()
+            if array.shape != own[name].shape
+        ],
+        "of another kind": [
+            f"{name} ({array.dtype} instead of {own[name].dtype})"
+            for name, array in arrays.items()
+            if not np.can_cast(array.dtype, own[name].dtype, "same_kind")
+        ],
+    }
+    problems = [f"{kind}: {', '.join(map(str, names))}" for kind, names in groups.items() if names]
+    if problems:
+        msg = f"the weights do not fit {owner}: " + "; ".join(problems)
+        raise ValueError(msg)
+    return {name: array.astype(own[name].dtype, copy=False) for name, array in arrays.items()}
+
+
+@contextmanager
+def in_evaluation(net: Module) -> Iterator[None]:
+    """Put a network in evaluation mode for a while; what `backward` needs stays."""
+    trained = [module for _, module in net.named_modules() if module.training]
+    for module in trained:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training, module._packed = True, None

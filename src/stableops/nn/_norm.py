@@ -97,8 +97,8 @@ class BatchNorm2d(Norm):
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
             return y
-        self.num_batches_tracked += 1
-        momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        batches = int(self.num_batches_tracked) + 1
+        momentum = 1 / batches if self.momentum is None else self.momentum
         y, mean, rstd = F.batch_norm(
             x,
             self.running_mean,
@@ -110,6 +110,7 @@ class BatchNorm2d(Norm):
             eps=self.eps,
             return_stats=True,
         )
+        self.num_batches_tracked[...] = batches
         self.keep((x, mean, rstd))
         return y
 
@@ -121,7 +122,8 @@ class BatchNorm2d(Norm):
 
     def again(self) -> Array:
         """Compute the output of the last `forward` in training mode again, the same bits."""
-        x, _, _ = self._kept
+        x, mean, rstd = self.kept()
+        self.keep((x, mean, rstd))
         y: Array = F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         return y
 

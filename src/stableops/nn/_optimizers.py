@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stableops._config import get_num_threads
+from stableops.nn._module import fitting_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,8 +41,8 @@ class Optimizer:
     memories: tuple[str, ...] = ()
 
     def __init__(self, net: Module, lr: float, weight_decay: float) -> None:
-        if not (lr >= 0 and weight_decay >= 0):
-            msg = f"lr and weight_decay must not be negative: {lr}, {weight_decay}"
+        if not (0 <= lr < math.inf and 0 <= weight_decay < math.inf):
+            msg = f"lr and weight_decay must be finite and not negative: {lr}, {weight_decay}"
             raise ValueError(msg)
         matrices = [array for array in net.parameters().values() if array.ndim > 1]
         if matrices and not any(array.any() for array in matrices):
@@ -102,11 +103,22 @@ class Optimizer:
         return {"steps": np.asarray(self.steps), **state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.steps = int(state["steps"])
-        for name, memories in self.memory.items():
-            for memory, array in memories.items():
-                array[...] = state[f"{memory}.{name}"]
+        """Continue where `state_dict` was taken.
+
+        Raises
+        ------
+        ValueError
+            If keys are missing, unexpected, of another shape or no real numbers, or the number of
+            steps is negative; nothing has been changed.
+        """
+        own = self.state_dict()
+        arrays = fitting_state(own, state, type(self).__name__)
+        if arrays["steps"] < 0:
+            msg = f"the number of steps must not be negative, it is {arrays['steps']}"
+            raise ValueError(msg)
+        for name, array in arrays.items():
+            own[name][...] = array
+        self.steps = int(own["steps"])
 
 
 class SGD(Optimizer):

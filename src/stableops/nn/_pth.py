@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import reprlib
 import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -77,13 +78,14 @@ class RebuildTensor:
             msg = "a tensor without a storage, or with other strides than axes"
             raise pickle.UnpicklingError(msg)
         if not all(type(number) is int and number >= 0 for number in numbers):
-            msg = f"a tensor of impossible shape or strides {numbers}"
+            msg = f"a tensor of impossible shape or strides {reprlib.repr(numbers)}"
             raise pickle.UnpicklingError(msg)
         size = math.prod(shape)
         end = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
         # Also of a tensor that shows the same numbers many times, which could fill the memory.
         if size > storage.numel or (size and end > storage.numel):
-            msg = f"a tensor of shape {tuple(shape)} on a storage of {storage.numel} numbers"
+            extent = f"a storage of {storage.numel} numbers"
+            msg = f"a tensor of shape {reprlib.repr(tuple(shape))} on {extent}"
             raise pickle.UnpicklingError(msg)
         return Tensor(storage, offset, tuple(shape), tuple(strides))
 
@@ -97,8 +99,18 @@ class RebuildParameter:
         return tensor
 
 
-class Unpickler(pickle.Unpickler):
-    """Knows the names that weights need, and none else."""
+class Unpickler(pickle._Unpickler):
+    """Knows the names that weights need, and none else.
+
+    It is the one written in Python because the one in C keeps its memory of objects in an array, as
+    long as a file of a hundred bytes can ask for. An opcode of protocol 5 allocates as freely.
+    """
+
+    dispatch: ClassVar[Any] = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in DTYPES:
@@ -132,7 +144,7 @@ def read_pth(path: str | Path) -> dict[str, Array]:
     Returns
     -------
     dict of str to ndarray
-        bfloat16 becomes float32.
+        bfloat16 becomes float32. Tensors that share numbers in the file share them here.
 
     Raises
     ------
@@ -144,16 +156,21 @@ def read_pth(path: str | Path) -> dict[str, Array]:
     """
     with Path(path).open("rb") as file:
         try:
-            found, numbers_of = _zipped(file) if zipfile.is_zipfile(file) else _legacy(file)
+            found, contents_of = _zipped(file) if zipfile.is_zipfile(file) else _legacy(file)
             if not isinstance(found, dict):
                 msg = f"it holds no dictionary of tensors but {type(found).__name__}"
                 raise pickle.UnpicklingError(msg)
+            # Once for all tensors on it, of which a small file can name many.
+            numbers: dict[Storage, Array] = {}
             state = {}
             for name, tensor in found.items():
                 if not (isinstance(name, str) and isinstance(tensor, Tensor)):
-                    msg = f"its entry {str(name)[:80]!r} is no tensor"
+                    msg = f"its entry {reprlib.repr(name)} is no tensor"
                     raise pickle.UnpicklingError(msg)
-                state[_renamed(name)] = _array(tensor, numbers_of(tensor.storage))
+                storage = tensor.storage
+                if storage not in numbers:
+                    numbers[storage] = _numbers(storage, contents_of(storage))
+                state[_renamed(name)] = _view(tensor, numbers[storage])
         # Whatever a damaged or hostile file makes the readers stumble over.
         except Exception as error:
             msg = f"no weights can be read from {path}: {str(error) or type(error).__name__}"
@@ -164,7 +181,11 @@ def read_pth(path: str | Path) -> dict[str, Array]:
 def _zipped(file: IO[bytes]) -> tuple[Any, Callable[[Storage], bytes]]:
     archive = zipfile.ZipFile(file)
     entries = {entry.filename: entry for entry in archive.infolist()}
-    (head,) = (name[: -len("data.pkl")] for name in entries if name.endswith("/data.pkl"))
+    heads = [name[: -len("data.pkl")] for name in entries if name.endswith("/data.pkl")]
+    if len(heads) != 1:
+        msg = f"it is a zip file with {len(heads)} entries data.pkl, where torch.save writes one"
+        raise pickle.UnpicklingError(msg)
+    head = heads[0]
 
     def contents(name: str) -> bytes:
         # A compressed entry can be as large as it likes.
@@ -213,17 +234,20 @@ class _StorageReader(Unpickler):
         return storage
 
 
-def _array(tensor: Tensor, contents: bytes) -> Array:
-    dtype = np.dtype(DTYPES[tensor.storage.kind.name])
-    if len(contents) != tensor.storage.numel * dtype.itemsize:
-        msg = f"it ends early: {len(contents)} bytes of {tensor.storage.numel} {dtype} numbers"
+def _numbers(storage: Storage, contents: bytes) -> Array:
+    dtype = np.dtype(DTYPES[storage.kind.name])
+    if len(contents) != storage.numel * dtype.itemsize:
+        msg = f"it ends early: {len(contents)} bytes of {storage.numel} {dtype} numbers"
         raise pickle.UnpicklingError(msg)
-    numbers = np.frombuffer(contents, dtype)[tensor.offset :]
-    steps = [step * dtype.itemsize for step in tensor.strides]
-    array = np.lib.stride_tricks.as_strided(numbers, tensor.shape, steps).copy()
-    if tensor.storage.kind.name == "BFloat16Storage":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array
+    numbers = np.frombuffer(contents, dtype)
+    if storage.kind.name == "BFloat16Storage":
+        return (numbers.astype(np.uint32) << 16).view(np.float32)
+    return numbers.copy()
+
+
+def _view(tensor: Tensor, numbers: Array) -> Array:
+    steps = [step * numbers.itemsize for step in tensor.strides]
+    return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, steps)
 
 
 def _renamed(name: str) -> str:

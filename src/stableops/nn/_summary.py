@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stableops.nn._module import in_evaluation
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -199,14 +201,8 @@ def summary(net: Module, input_shape: tuple[int, ...]) -> Summary:
                 )
             )
 
-    modes = [(module, module.training) for _, module in net.named_modules()]
-    net.eval()
-    try:
-        with calls(net, record):
-            net(x)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with in_evaluation(net), calls(net, record):
+        net(x)
     return Summary(layers)
 
 

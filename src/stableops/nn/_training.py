@@ -9,6 +9,7 @@ import numpy as np
 
 from stableops.nn._containers import AuxiliaryHead, Sequential
 from stableops.nn._losses import CrossEntropyLoss
+from stableops.nn._module import in_evaluation
 from stableops.nn._summary import calls
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def fit(
 
     Raises
     ------
+    ValueError
+        At the call: if there are no images, or not as many labels; if `epochs` or `first_epoch` is
+        negative or `batch_size` not positive.
     FloatingPointError
         If the loss is not finite; the text names the step and the layer where it began.
 
@@ -105,8 +109,36 @@ def fit(
     >>> losses[-1] < losses[0], nn.accuracy(net, images, labels)
     (True, 1.0)
     """
+    _check_pairs(images, labels)
+    if min(epochs, first_epoch, batch_size - 1) < 0:
+        msg = (
+            f"epochs and first_epoch must not be negative and batch_size positive, not {epochs}, "
+            f"{first_epoch} and {batch_size}"
+        )
+        raise ValueError(msg)
     criterion = CrossEntropyLoss() if criterion is None else criterion
+    return _steps(net, images, labels, optimizer, rng, epochs, batch_size, criterion, first_epoch)
+
+
+def _check_pairs(images: Array, labels: Array) -> None:
+    if len(images) != len(labels) or not len(labels):
+        msg = f"{len(images)} images with {len(labels)} labels: as many are needed, and at least 1"
+        raise ValueError(msg)
+
+
+def _steps(
+    net: Module,
+    images: Array,
+    labels: Array,
+    optimizer: Optimizer,
+    rng: Callable[[int], np.random.Generator],
+    epochs: int,
+    batch_size: int,
+    criterion: Any,
+    first_epoch: int,
+) -> Iterator[Step]:
     rate = optimizer.lr
+    rest = 0 if batch_size == 1 else 1
     try:
         for epoch in range(first_epoch, epochs):
             generator = rng(epoch)
@@ -115,7 +147,7 @@ def fit(
                     module.rng = generator
             # A stable sort of random keys, because how `Generator.permutation` draws may change.
             order = np.argsort(generator.random(len(labels)), kind="stable")
-            ends = [*range(batch_size, len(order) - 1, batch_size), len(order)]
+            ends = [*range(batch_size, len(order) - rest, batch_size), len(order)]
             for start, end in zip([0, *ends], ends, strict=False):
                 optimizer.lr = rate * (1 - (epoch + start / len(order)) / epochs)
                 chosen = order[start : start + batch_size]
@@ -152,19 +184,21 @@ def train_step(
     Raises
     ------
     FloatingPointError
-        If the loss is not finite, before anything has been changed but running statistics.
+        If a loss is not finite, before anything has been changed but running statistics.
     """
     logits = net(images)
     loss: float = criterion(logits, labels)
-    if not math.isfinite(loss):
-        where = _first_problem(net, images)
-        msg = f"the loss is {loss} at step {optimizer.steps + 1}: {where}"
-        raise FloatingPointError(msg)
     grad = criterion.backward()
-    for _, module in net.named_modules():
+    losses = {"the loss": loss}
+    for name, module in net.named_modules():
         if isinstance(module, AuxiliaryHead):
-            criterion(module.logits, labels)
+            losses[f"the loss of {name}"] = criterion(module.logits, labels)
             module.grad_logits = criterion.backward() * grad.dtype.type(AUXILIARY_WEIGHT)
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            where = _first_problem(net, images)
+            msg = f"{name} is {value} at step {optimizer.steps + 1}: {where}"
+            raise FloatingPointError(msg)
     # Nobody needs the gradient of the pictures.
     first = _first_layer(net)
     before, first.needs_input_gradient = first.needs_input_gradient, False
@@ -212,7 +246,7 @@ def predict(net: Module, images: Array, *, batch_size: int = 128) -> Array:
     net : Module
         Left in the mode it is in.
     images : ndarray, shape (N, C, H, W)
-        Any number but 0.
+        Any number of them.
     batch_size : int
         How many to compute at once; it does not change the result.
 
@@ -220,15 +254,12 @@ def predict(net: Module, images: Array, *, batch_size: int = 128) -> Array:
     -------
     ndarray, shape (N, classes)
     """
-    modes = [(module, module.training) for _, module in net.named_modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
-        parts = [net(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return np.concatenate(parts)
+    if batch_size < 1:
+        msg = f"batch_size must be positive, it is {batch_size}"
+        raise ValueError(msg)
+    starts = range(0, max(1, len(images)), batch_size)
+    with in_evaluation(net):
+        return np.concatenate([net(images[i : i + batch_size]) for i in starts])
 
 
 def accuracy(net: Module, images: Array, labels: Array) -> float:
@@ -247,5 +278,11 @@ def accuracy(net: Module, images: Array, labels: Array) -> float:
     -------
     float
         0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or not as many labels.
     """
+    _check_pairs(images, labels)
     return float((predict(net, images).argmax(axis=1) == labels).mean())

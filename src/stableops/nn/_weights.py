@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
     from stableops.nn._module import Array
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["check_format", "load_weights", "save_weights"]
 
 
 def load_weights(path: str | Path) -> dict[str, Array]:
     """Read named arrays, for `Module.load_state_dict`; nothing in the file is executed.
+
+    The arrays take as much memory as the file has bytes (of bfloat16 twice as much). Only an
+    ``.npz`` may be compressed, up to a thousandfold: a small one from a stranger can fill the
+    memory.
 
     Parameters
     ----------
@@ -82,22 +86,41 @@ def save_weights(path: str | Path, state: Mapping[str, Array]) -> None:
     ImportError
         If `safetensors` is needed and not installed.
     ValueError
-        If the format is another one.
+        If the format is another one; if a name ends with ``.npy``, which NumPy takes off, or an
+        array holds objects.
     """
     path = Path(path)
-    if path.suffix not in (".npz", ".safetensors"):
-        raise ValueError(_unknown(path))
+    check_format(path)
+    arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
+    for name, array in arrays.items():
+        if not isinstance(name, str) or name.endswith(".npy") or array.dtype.hasobject:
+            msg = f"{name!r} cannot be saved: {array.dtype}, or a name that would not come back"
+            raise ValueError(msg)
     beginning = path.with_name(path.name + ".part")
     try:
         if path.suffix == ".npz":
-            with beginning.open("wb") as file:
-                np.savez(file, **dict[str, Any](state))
+            _save_npz(beginning, arrays)
         else:
-            arrays = {key: np.asarray(array, order="C") for key, array in state.items()}
             _safetensors().save_file(arrays, beginning)
         beginning.replace(path)
     finally:
         beginning.unlink(missing_ok=True)
+
+
+def check_format(path: Path) -> None:
+    """Raise what `save_weights` raises for the end of a name."""
+    if path.suffix not in (".npz", ".safetensors"):
+        raise ValueError(_unknown(path))
+    if path.suffix == ".safetensors":
+        _safetensors()
+
+
+def _save_npz(path: Path, arrays: dict[str, Array]) -> None:
+    """Save as `numpy.savez` does, whose own arguments cannot be names of arrays."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def _load_npz(path: Path) -> dict[str, Array]:
