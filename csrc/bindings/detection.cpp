@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "number.h"
+#include "settings.h"
 
 namespace stableops {
 

@@ -13,7 +13,7 @@ inline std::array<bool, 3> output_mask_of(const py::object& value) {
     for (int i = 0; i < 3; ++i) {
         const py::object item = three ? value.attr("__getitem__")(i) : py::none();
         if (!PyBool_Check(item.ptr()))
-            throw py::type_error("output_mask=" + text_of(py::repr(value)) +
+            throw py::type_error("output_mask=" + repr_of(value) +
                                  " is not allowed; three bools are");
         mask[static_cast<std::size_t>(i)] = item.ptr() == Py_True;
     }
