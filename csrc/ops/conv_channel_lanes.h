@@ -206,7 +206,9 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     const std::ptrdiff_t tile_size = larger(tile_rows, vector) * lanes;
     const std::ptrdiff_t panels = ceil_div(b.channels, lanes);
     std::ptrdiff_t group = panels;
-    if (chunks > 1) group = smaller(panels, larger(sums_bytes / size / (tiles * tile_size), 1));
+    if (chunks > 1)
+        group =
+            smaller(panels, larger(sums_bytes * (stripes ? 2 : 1) / size / (tiles * tile_size), 1));
     // Without a window to copy, chunks are best read soon after each other, from the same pages.
     if (direct && !in_place && !stripes) group = smaller(group, 4);
 

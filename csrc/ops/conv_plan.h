@@ -9,7 +9,7 @@ namespace stableops {
 // second level of every x86-64 core in use but the smallest, where it spills into the third.
 constexpr std::ptrdiff_t window_bytes = 512 << 10;
 constexpr std::ptrdiff_t panel_bytes = 128 << 10;
-constexpr std::ptrdiff_t sums_bytes = 1024 << 10;
+constexpr std::ptrdiff_t sums_bytes = 512 << 10;
 
 // Multiply-adds of a task that are worth handing to another thread (some 50 us).
 constexpr std::ptrdiff_t task_work = std::ptrdiff_t{1} << 22;
@@ -91,10 +91,10 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
             larger(smaller(block_pixels, sums_bytes / size / p.out_channels), 6 * vector);
     // Where weights are packed by copying, fewer pixels cost little, and a window of all terms is
     // copied once.
+    const bool copied = !plan.pixel_lanes && !p.panels && taps == 1 && others == 1 &&
+                        is_panel<Isa>(join_axes<Isa>(p.weight));
     const std::ptrdiff_t whole = window_bytes / size / larger(p.terms(), 1) / 14 * 14;
-    if (!plan.pixel_lanes && !p.panels && taps == 1 && is_panel<Isa>(join_axes<Isa>(p.weight)) &&
-        whole >= 128)
-        block_pixels = smaller(block_pixels, whole);
+    if (copied && whole >= 128) block_pixels = smaller(block_pixels, whole);
     // A window of one row and of the channels that one block of terms needs must fit.
     const std::ptrdiff_t least_channels = smaller(p.in_channels, block_terms / taps + 2);
     const std::ptrdiff_t places =
@@ -116,16 +116,21 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
     const std::ptrdiff_t work = larger(plan.images * plan.rows * plan.columns, 10) * p.terms();
     const std::ptrdiff_t least = ceil_div(larger(task_work / larger(work, 1), 1), 4 * vector);
     const std::ptrdiff_t pixel_tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks;
-    const std::ptrdiff_t shares = ceil_div(2 * num_threads(), pixel_tasks * others);
-    const std::ptrdiff_t share = ceil_div(ceil_div(p.out_channels, shares), 4 * vector);
-    plan.channels = smaller(larger(larger(least, 2), share) * 4 * vector, p.out_channels);
+    plan.channels = smaller(larger(least, 2) * 4 * vector, p.out_channels);
+    if (pixel_tasks >= 32) plan.channels = p.out_channels;
+    // Then the window is what costs: no more tasks than keep the threads busy.
+    const std::ptrdiff_t threads = num_threads();
+    if (copied && (pixel_tasks == 1 || pixel_tasks >= 4 * threads)) {
+        const std::ptrdiff_t shares = pixel_tasks == 1 ? 2 * threads : 1;
+        const std::ptrdiff_t share = ceil_div(ceil_div(p.out_channels, shares), 4 * vector);
+        plan.channels = smaller(larger(plan.channels, share * 4 * vector), p.out_channels);
+    }
     plan.channel_blocks = ceil_div(p.out_channels, plan.channels);
 
     // A small image of few channels is one block: its rows are divided among the threads, as far as
     // the packing that each part repeats stays small beside its arithmetic.
     const std::ptrdiff_t pixels = p.images * p.h.out * p.w.out;
-    std::ptrdiff_t wanted =
-        smaller(num_threads(), pixels / (12 * TileLimits<Isa>::rows(2)) * others);
+    std::ptrdiff_t wanted = smaller(threads, pixels / (12 * TileLimits<Isa>::rows(2)) * others);
     const double work_of_all = static_cast<double>(pixels) * static_cast<double>(p.terms()) *
                                static_cast<double>(p.out_channels) * static_cast<double>(others);
     if (work_of_all < static_cast<double>(wanted * task_work))
