@@ -277,7 +277,9 @@ class Module:
         """Make a copy for prediction, with batch norm folded into the convolutions before it.
 
         The copy has arrays of its own, so that neither notices what becomes of the other, and is
-        in evaluation mode. See :class:`Sequential`, which does the folding.
+        in evaluation mode. See :class:`Sequential`, which does the folding. That rounds each weight
+        once more: the networks of `models` give their outputs again to 1e-5 of the largest in
+        float32, to 1e-12 in float64.
 
         Its convolutions put their weights in order once, at the first prediction; after that they
         notice new weights by `load_state_dict`, `initialize` or training, but not values that are
