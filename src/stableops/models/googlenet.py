@@ -6,13 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stableops import nn
-from stableops.models._begin import begin
+from stableops.models._begin import Rng, begin
 from stableops.models._units import Unit, normalised, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
 
 __all__ = ["googlenet", "inception", "inception_v1"]
 
@@ -88,7 +86,7 @@ def _end(dropout: float, num_classes: int) -> dict[str, nn.Module]:
 
 
 def googlenet(
-    num_classes: int = 1000, *, aux_heads: bool = False, rng: np.random.Generator | None = None
+    num_classes: int = 1000, *, aux_heads: bool = False, rng: Rng = None
 ) -> nn.Sequential:
     """GoogLeNet as in torchvision, 6,624,904 parameters without the auxiliary heads.
 
@@ -131,7 +129,7 @@ def googlenet(
 
 
 def inception_v1(
-    num_classes: int = 1000, *, aux_heads: bool = False, rng: np.random.Generator | None = None
+    num_classes: int = 1000, *, aux_heads: bool = False, rng: Rng = None
 ) -> nn.Sequential:
     """GoogLeNet as published, 6,998,552 parameters without the auxiliary heads.
 
