@@ -16,7 +16,8 @@ struct ElementwisePlan {
     std::ptrdiff_t size[max_dims];
     std::ptrdiff_t stride[operands][max_dims];
 
-    std::ptrdiff_t line_length() const { return size[ndim - 1]; }
+    // Inlined without optimisation, too: objects of several levels share no function.
+    [[gnu::always_inline]] inline std::ptrdiff_t line_length() const { return size[ndim - 1]; }
     std::ptrdiff_t line_stride(int operand) const { return stride[operand][ndim - 1]; }
 };
 

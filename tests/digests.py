@@ -73,6 +73,7 @@ def logits(rng, dtype):
 
 ROW_FUNCTIONS = (so.softmax, so.log_softmax, so.logsumexp)
 ROW_DTYPES = (np.float32, np.float64)
+DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 
 
 @case
@@ -117,6 +118,29 @@ def softmax_cross_entropy(rng):
 
 
 @case
+def weighted_rows(rng):
+    """Weights that nearly cancel, masks, class weights, soft labels."""
+    results = []
+    for dtype in DTYPES:
+        x, w = logits(rng, dtype), rng.standard_normal((5, 67, 301)).astype(dtype)
+        y = so.softmax(logits(rng, dtype), axis=1)
+        for axis in (1, 2):
+            results += so.logsumexp(x, axis=axis, b=w, return_sign=True)
+            results.append(so.logsumexp(x, axis=axis, where=w > 0))
+        labels = rng.integers(0, 67, (5, 301))
+        for target in (labels, y):
+            results += so.softmax_cross_entropy(
+                x, target, axis=1, weight=abs(w[0, :, 0]), label_smoothing=0.1, return_grad=True
+            )
+    return results
+
+
+@case
+def narrow_rows(rng):
+    return [f(logits(rng, t), axis) for f in ROW_FUNCTIONS for t in DTYPES[2:] for axis in (1, 2)]
+
+
+@case
 def box_measures(rng):
     boxes1, boxes2 = crowd(rng, 333)[0], crowd(rng, 1001)[0]
     return [
@@ -155,8 +179,12 @@ def relu_backward(rng):
     return [so.relu_backward(rng.standard_normal((300, 1001)), rng.standard_normal((1001, 300)).T)]
 
 
-def pooling(rng, dtype):
-    x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
+def last(x):
+    """The same array with channels fastest in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+def pooling(x):
     y, indices = so.max_pool2d(x, 3, 2, 1, return_indices=True)
     mean = so.avg_pool2d(x, 3, 2, 1)
     adaptive = so.adaptive_avg_pool2d(x, (7, 5))
@@ -165,6 +193,8 @@ def pooling(rng, dtype):
         indices,
         mean,
         adaptive,
+        so.max_pool2d(x, 3, 2, 1),
+        so.max_pool2d(x, (5, 4), 1, 2),
         so.max_pool2d_backward(y, indices, x.shape),
         so.avg_pool2d_backward(mean, x.shape, 3, 2, 1),
         so.adaptive_avg_pool2d_backward(adaptive, x.shape),
@@ -173,14 +203,17 @@ def pooling(rng, dtype):
 
 @case
 def pool2d(rng):
-    dtypes = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
-    return [result for dtype in dtypes for result in pooling(rng, dtype)]
+    results = []
+    for dtype in DTYPES:
+        x = rng.standard_normal((3, 40, 57, 61)).astype(dtype)
+        results += [*pooling(x), *pooling(last(x))]
+    return results
 
 
 @case
 def logistic_family(rng):
     results = []
-    for dtype in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16):
+    for dtype in DTYPES:
         x, g = (rng.standard_normal((2, 300, 1001)) * 9).astype(dtype)
         for f in (so.sigmoid, so.log_sigmoid, so.softplus):
             results.append(f(x))
@@ -220,9 +253,12 @@ def boxes_rotated(rng):
 
 @case
 def soft_nms(rng):
-    boxes, scores = crowd(rng, 2000)
-    linear = so.soft_nms(boxes, scores)
-    return [*linear, *so.soft_nms(boxes, scores, method="gaussian")]
+    results = []
+    for dtype in ROW_DTYPES:
+        boxes, scores = crowd(rng, 2000, dtype)
+        for method in ("linear", "gaussian"):
+            results += so.soft_nms(boxes, scores, method=method)
+    return results
 
 
 @case
@@ -276,6 +312,19 @@ def a_training_from_start_to_end(rng):
         for step in nn.fit(net, images, labels, optimizer, epochs=3, first_epoch=2, **settings)
     ]
     return [*net.state_dict().values(), nn.predict(net, images), np.array(losses)]
+def optimizers(rng):
+    """Steps on a layer of more than a million weights, which are divided among threads."""
+    arrays = []
+    for make in (lambda n: nn.Adam(n, 1e-3), lambda n: nn.SGD(n, 0.05, 0.9, weight_decay=1e-4)):
+        net = nn.Sequential(fc=nn.Linear(1100, 1000)).initialize(
+            np.random.Generator(np.random.Philox(0))
+        )
+        optimizer = make(net)
+        for _ in range(2):
+            x, labels = rng.random((4, 1100), np.float32), np.arange(4)
+            nn.train_step(net, x, labels, optimizer, nn.CrossEntropyLoss())
+        arrays += net.state_dict().values()
+    return arrays
 
 
 @case
@@ -303,14 +352,6 @@ def alexnet_and_its_head(rng):
 @case
 def nms_in_batches(rng):
     return [so.nms(*crowd(rng, 120_000), 0.5)]
-
-
-def last(x):
-    """The same array with channels fastest in memory."""
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
-
-
-DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 
 
 @case

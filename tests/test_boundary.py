@@ -292,3 +292,43 @@ print("ok")
         return
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout == "ok\n", run.stderr
+
+
+BOXES, SCORES = np.zeros((2, 4)), np.zeros(2)
+IMAGE, WEIGHT = np.zeros((1, 1, 3, 3)), np.zeros((1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("value", [2**70, -(2**70), 10**5000, 1.5, None, "text", (1, 2)])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("axis", lambda v: so.softmax([1.0, 2.0], axis=v)),
+        ("ignore_index", lambda v: so.softmax_cross_entropy([[1.0, 2]], [0], ignore_index=v)),
+        ("label_smoothing", lambda v: so.softmax_cross_entropy([[1.0, 2]], [0], label_smoothing=v)),
+        ("reduction", lambda v: so.softmax_cross_entropy([[1.0, 2]], [0], reduction=v)),
+        ("reduction", lambda v: so.sigmoid_cross_entropy([1.0, 2], [0, 1], reduction=v)),
+        ("iou_threshold", lambda v: so.nms(BOXES, SCORES, v)),
+        ("score_threshold", lambda v: so.nms(BOXES, SCORES, 0.5, score_threshold=v)),
+        ("max_output", lambda v: so.nms(BOXES, SCORES, 0.5, max_output=v)),
+        ("method", lambda v: so.soft_nms(BOXES, SCORES, method=v)),
+        ("sigma", lambda v: so.soft_nms(BOXES, SCORES, sigma=v)),
+        ("in_fmt", lambda v: so.box_convert(BOXES, v, "xyxy")),
+        ("mode", lambda v: so.interpolate(IMAGE, (2, 2), mode=v)),
+        ("scale_factor", lambda v: so.interpolate(IMAGE, scale_factor=v)),
+        ("stride", lambda v: so.conv2d(IMAGE, WEIGHT, stride=v)),
+        ("padding", lambda v: so.conv2d(IMAGE, WEIGHT, padding=v)),
+        ("groups", lambda v: so.conv2d(IMAGE, WEIGHT, groups=v)),
+        ("kernel_size", lambda v: so.max_pool2d(IMAGE, v)),
+        ("eps", lambda v: so.batch_norm(IMAGE, eps=v)),
+        ("p", lambda v: so.dropout([1.0], p=v)),
+        ("negative_slope", lambda v: so.leaky_relu([1.0], v)),
+    ],
+)
+def test_settings_are_taken_or_named(name, call, value):
+    message = name
+    try:
+        call(value)
+    except (ValueError, TypeError, IndexError) as error:  # and no OverflowError
+        message = str(error)
+    assert name in message
+    assert len(message) < 400

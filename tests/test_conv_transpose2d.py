@@ -131,6 +131,25 @@ def test_places_without_a_term_get_the_bias():
     assert same_bits(y, want)
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("per_group", [1, 2])
+def test_infinite_weights_and_bias_of_groups(last, per_group):
+    """Outputs that are computed again beside an absent term get the bias of their own group."""
+    groups = 5
+    x = np.ones((1, groups, 4, 6))
+    w = np.ones((groups, per_group, 3, 3))
+    w[:, :, 0, 0] = np.inf
+    bias = np.arange(1.0, groups * per_group + 1)
+    if last:
+        x = x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+    y = so.conv_transpose2d(x, w, bias, groups=groups)
+    assert same_bits(y[0, :, 5, 7], 1 + bias)
+    assert np.all(y[0, :, 0, 0] == np.inf)
+    with np.errstate(invalid="ignore"):
+        want = definition(x, w, bias, (1, 1), (0, 0), (0, 0), groups, (1, 1))
+    assert np.array_equal(y, want)
+
+
 def test_output_mask_and_empty():
     x, w = np.ones((0, 2, 3, 3)), np.ones((2, 4, 2, 2))
     assert so.conv_transpose2d(x, w).shape == (0, 4, 4, 4)

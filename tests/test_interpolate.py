@@ -146,6 +146,17 @@ def test_whole_positions_of_nearest_are_exact():
             assert np.array_equal(got, np.arange(out) * n // out)
 
 
+@pytest.mark.parametrize("factor", [49.0, 98.0, 103.0, 107.0, 161.0, 187.0, 196.0, 197.0])
+def test_whole_quotients_of_a_factor_are_exact(factor):
+    """floor(i / factor): 49 * (1 / 49) would be less than 1."""
+    x = np.arange(13.0).reshape(1, 13, 1)
+    y = so.interpolate(x, scale_factor=(factor, 1))
+    assert np.array_equal(y.ravel(), np.arange(13 * factor) // factor)
+    g = np.ones_like(y)
+    gx = so.interpolate_backward(g, x.shape, scale_factor=(factor, 1))
+    assert (gx == factor).all()
+
+
 def test_constant_stays_constant_and_nan_stays_local():
     x = np.full((1, 1, 5, 6), 0.7)
     assert abs(so.interpolate(x, 17, mode="bilinear") - 0.7).max() <= 2.0**-52
@@ -163,6 +174,8 @@ def test_constant_stays_constant_and_nan_stays_local():
         (lambda x: so.interpolate(x, (1, 2, 3)), ValueError, "3 entries"),
         (lambda x: so.interpolate(x, None, 0.0), ValueError, "scale_factor=0.0"),
         (lambda x: so.interpolate(x, None, 0.1), ValueError, "scale_factor=0.1"),
+        (lambda x: so.interpolate(x, None, 1e300), ValueError, r"would get 4e\+300$"),
+        (lambda x: so.interpolate(x, np.array([2, 2])), TypeError, "integer scalar"),
         (lambda x: so.interpolate(x, None, np.inf), ValueError, "scale_factor=inf"),
         (lambda x: so.interpolate(x, None, "2"), TypeError, "scale_factor"),
         (lambda x: so.interpolate(x, 2, mode="cubic"), ValueError, "mode='cubic'"),
@@ -202,6 +215,31 @@ def test_pixel_shuffle(data):
     assert not np.shares_memory(y, laid)
 
 
+@pytest.mark.parametrize("dtype", ["O", "c16", "?", "U3", [("a", "i1"), ("b", "f8")], ">f4"])
+def test_pixel_shuffle_of_any_dtype(dtype):
+    x = np.arange(2 * 4 * 3 * 5).reshape(2, 4, 3, 5).astype(dtype)
+    unaligned = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype) if dtype != "O" else x
+    unaligned = unaligned.reshape(x.shape)
+    unaligned[...] = x
+    for given_x in (x, unaligned):
+        y = so.pixel_shuffle(given_x, 2)
+        assert y.dtype == x.dtype
+        assert y[1, 0, 3, 6] == x[1, 2, 1, 3]
+        assert (so.pixel_unshuffle(y, 2) == x).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 70, 61), (1, 4, 300, 301), (3, 512, 5, 7)])
+def test_pixel_shuffle_of_large_images(shape, threads):
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    n, c, h, w = shape
+    want = x.reshape(n, c // 4, 2, 2, h, w).transpose(0, 1, 4, 2, 5, 3).reshape(n, -1, 2 * h, 2 * w)
+    for given_x in (x, last, x[:, :, ::-1][:, :, ::-1]):
+        y = so.pixel_shuffle(given_x, 2)
+        assert np.array_equal(y, want)
+        assert np.array_equal(so.pixel_unshuffle(y, 2), x)
+
+
 def test_pixel_shuffle_keeps_channels_last():
     x = np.arange(2.0 * 18 * 4 * 5).reshape(2, 18, 4, 5)
     last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
@@ -217,6 +255,7 @@ def test_pixel_shuffle_keeps_channels_last():
     ("call", "error", "text"),
     [
         (lambda: so.pixel_shuffle(np.ones((3, 2, 2)), 2), ValueError, "3 channels"),
+        (lambda: so.pixel_shuffle(np.ma.ones((4, 2, 2)), 2), TypeError, "masked array"),
         (lambda: so.pixel_shuffle(np.ones((2, 2)), 1), ValueError, r"\(\.\.\., C, H, W\)"),
         (lambda: so.pixel_shuffle(np.ones((4, 2, 2)), 0), ValueError, "upscale_factor=0"),
         (lambda: so.pixel_shuffle(np.ones((4, 2, 2)), 2.0), TypeError, "upscale_factor=2.0"),

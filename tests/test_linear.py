@@ -1,5 +1,8 @@
 """linear and its gradients: the 1x1 convolution of its rows, row by row the same bits."""
 
+import mmap
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -110,9 +113,7 @@ def test_packed_bits(problem):
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 14, 64, 300])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
-def test_packed_bits_of_many_features(rows, dtype, isa):
-    if isa == "baseline" and (rows > 14 or dtype != np.float32):
-        pytest.skip("emulated fma takes minutes, and the panels are the same")
+def test_packed_bits_of_many_features(rows, dtype):
     rng = np.random.default_rng(3)
     x, w = random(rng, (rows, 700), dtype), random(rng, (257, 700), dtype)
     bias = random(rng, 257, dtype)
@@ -129,6 +130,25 @@ def test_no_rows_and_no_features():
     assert same_bits(so.linear(np.ones((2, 0)), np.ones((3, 0)), np.ones(3)), np.ones((2, 3)))
     empty = so.pack_linear_weight(np.ones((9, 0)))
     assert same_bits(so.linear(np.ones((2, 0)), empty, np.ones(9)), np.ones((2, 9)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="untouched pages cost memory elsewhere")
+def test_rows_far_apart_in_memory():
+    """256 rows of a chunk within 8 GB of addresses, of which 1 MB exist: beyond 32-bit offsets."""
+    step = 2**23 + 1
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    memory = np.frombuffer(mmap.mmap(-1, 300 * step * 4, flags=flags), np.float32)
+    x = np.lib.stride_tricks.as_strided(memory, (300, 8), (4 * step, 8), writeable=True)
+    x[:] = np.random.default_rng(2).standard_normal(x.shape)
+    w, g = np.ones((3, 8), np.float32), np.ones((300, 3), np.float32)
+    for got, want in zip(
+        so.linear_backward(g, x, w), so.linear_backward(g, x.copy(), w), strict=True
+    ):
+        assert same_bits(got, want)
+    assert same_bits(so.linear(x, w), so.linear(x.copy(), w))
+    images = x[:, :, None, None]
+    gw = so.conv2d_backward(g[:, :, None, None], images, w[:, :, None, None])[1]
+    assert same_bits(gw[..., 0, 0], so.linear_backward(g, x.copy(), w)[1])
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,27 @@ def test_extreme_rows_among_others(scale):
                                                           weight=w[4:5]))  # fmt: skip
 
 
+@pytest.mark.parametrize("spatial", [(), (3,)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_given_statistics_near_the_largest(spatial, channels):
+    """The differences overflow, or their squares; a variance of 1 beside a mean of 1e305 is one."""
+    largest = np.finfo(np.float64).max
+    cases = [
+        ([1e305, 1.0001e305], 1e305, 1.0, 1e-5),
+        ([largest, -largest], -1e300, 1e20, 0.0),
+        ([largest, 1.0], -largest, largest, 1e308),
+        ([1e308, 3.0], 0.0, 1.0, largest),
+    ]
+    for values, mean, variance, eps in cases:
+        shape = (2, channels, *spatial)
+        x = np.broadcast_to(np.reshape(values, (2, 1, *[1] * len(spatial))), shape)
+        got = so.batch_norm(x, np.full(channels, mean), np.full(channels, variance), eps=eps)
+        rstd = 1 / mpmath.sqrt(mpf(variance) + mpf(eps))
+        want = [float((mpf(v) - mpf(mean)) * rstd) for v in values]
+        expected = np.broadcast_to(np.reshape(want, (2, 1, *[1] * len(spatial))), shape)
+        np.testing.assert_allclose(got, expected, rtol=1e-14)
+
+
 def test_running_statistics():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 3, 5)) * 2 + 1
@@ -379,6 +400,68 @@ def test_gradients_of_layer_norm(dtype, mean, rows):
         check_gradient(gw[c], [(mpmath.fsum(terms), mpmath.fsum(map(abs, terms)))], dtype)
         terms = [mpf(float(a)) for a in g[:, c]]
         check_gradient(gb[c], [(mpmath.fsum(terms), mpmath.fsum(map(abs, terms)))], dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["normal", "near 0", "large mean", "wide", "huge", "tiny"])
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-300, 1.0])
+def test_gradients_keep_the_documented_bound(dtype, kind, eps):
+    """1 ULP and a share of the terms, with |d| + 1 / rstd (float32: + 2^-10 |mean|) for |d|."""
+    rng = np.random.default_rng(4)
+    extreme = {"huge": 1e30, "tiny": 1e-30} if dtype == np.float32 else {"huge": 1e300, "tiny": 1e-290}
+    share = 2.0**-40 if dtype == np.float32 else 2.0**-48
+    for n in (2, 3, 17, 40):
+        x = rng.standard_normal(n) * extreme.get(kind, 1)
+        if kind == "large mean":
+            x += 1e6
+        if kind == "near 0" and n > 2:
+            x[0] = x[1:].mean()
+        if kind == "wide":
+            x *= 10.0 ** rng.uniform(*((-30, 30) if dtype == np.float32 else (-300, 300)), n)
+        x, g, w = (v.astype(dtype) for v in (x, rng.standard_normal(n), rng.standard_normal(n)))
+        _, m, r = so.layer_norm(x[None], n, w, eps=eps, return_stats=True)
+        gx, gw, _ = so.layer_norm_backward(g[None], x[None], n, w, m, r)
+        values = [mpf(float(v)) for v in x]
+        mean = mpmath.fsum(values) / n
+        rstd = 1 / mpmath.sqrt(mpmath.fsum((v - mean) ** 2 for v in values) / n + mpf(eps))
+        u = [mpf(float(a)) * mpf(float(b)) for a, b in zip(g, w, strict=True)]
+        d = [v - mean for v in values]
+        more = 1 / rstd + (abs(mean) * 2.0**-10 if dtype == np.float32 else 0)
+        size = [abs(v) + more for v in d]
+        total = mpmath.fsum(u), mpmath.fsum(a * b for a, b in zip(u, d, strict=True))
+        sizes = (
+            mpmath.fsum(map(abs, u)),
+            mpmath.fsum(abs(a) * b for a, b in zip(u, size, strict=True)),
+        )
+        smallest = mpf(2) ** (-149 if dtype == np.float32 else -1074)
+        for i in range(n):
+            want = rstd * (u[i] - total[0] / n - d[i] * rstd**2 * total[1] / n)
+            terms = rstd * (abs(u[i]) + sizes[0] / n + size[i] * rstd**2 * sizes[1] / n)
+            bound = 2 * UNIT[dtype] * abs(want) + share * terms + smallest
+            assert abs(mpf(float(gx[0, i])) - want) <= bound, (n, i, gx[0, i], want)
+            want = mpf(float(g[i])) * d[i] * rstd
+            terms = abs(mpf(float(g[i]))) * size[i] * rstd
+            bound = 2 * UNIT[dtype] * abs(want) + share * terms + smallest
+            assert abs(mpf(float(gw[i])) - want) <= bound, (n, i, gw[i], want)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_groups_of_vectors_do_not_touch_their_neighbours(dtype):
+    """(N, C): a group ends within a register, and the next one's weights and columns follow."""
+    rng = np.random.default_rng(5)
+    x, g = rng.standard_normal((2, 2, 6)).astype(dtype)
+    w = rng.standard_normal(6).astype(dtype)
+    _, mean, rstd = so.group_norm(x, 2, w, return_stats=True)
+    gx, gw, gb = so.group_norm_backward(g, x, 2, w, mean, rstd)
+    infinite = w.copy()
+    infinite[3:] = np.inf
+    got = so.group_norm_backward(g, x, 2, infinite, mean, rstd)
+    assert same_bits(got[0][:, :3], gx[:, :3])
+    mean[:, 0] = np.nan
+    got = so.group_norm_backward(g, x, 2, w, mean, rstd)
+    assert same_bits(got[0][:, 3:], gx[:, 3:])
+    assert same_bits(got[1][3:], gw[3:])
+    assert same_bits(got[2], gb)
 
 
 def differences(function, x, g, h=1e-5):
@@ -529,6 +612,7 @@ def test_nan_stays_in_its_row():
         (lambda: so.group_norm(np.ones((2, 4)), 3), ValueError, "num_groups=3"),
         (lambda: so.group_norm(np.ones((2, 4)), 0), ValueError, "num_groups=0"),
         (lambda: so.group_norm(np.ones((2, 4)), 2.0), TypeError, "num_groups=2.0"),
+        (lambda: so.group_norm(np.ones((2, 4)), np.ones(2, int)), TypeError, "integer scalar"),
         (lambda: so.layer_norm(np.ones((2, 4)), 3), ValueError, "normalized_shape=3"),
         (lambda: so.layer_norm(np.ones((2, 4)), ()), ValueError, "normalized_shape"),
         (lambda: so.layer_norm(np.ones((2, 4)), 4, eps=-1), ValueError, "eps=-1"),

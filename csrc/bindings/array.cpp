@@ -1,9 +1,11 @@
 #include "array.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "../runtime/memory.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -20,8 +22,9 @@ constexpr const char* float_dtypes =
     "float64, float32, float16, bfloat16, integers and bool (computed in float64)";
 
 // The descriptor of ml_dtypes.bfloat16, kept for new arrays once an array of it has been seen. NumPy
-// gives such dtypes their number at run time, so the type object's name identifies it.
-PyArray_Descr* bfloat16_descr = nullptr;
+// gives such dtypes their number at run time, so the type object's name identifies it. Atomic for
+// interpreters without a global lock.
+std::atomic<PyArray_Descr*> bfloat16_descr = nullptr;
 
 bool is_bfloat16(PyArray_Descr* descr) {
     if (descr == bfloat16_descr) return true;
@@ -29,10 +32,9 @@ bool is_bfloat16(PyArray_Descr* descr) {
     const char* name = descr->typeobj->tp_name;
     const char* dot = std::strrchr(name, '.');
     if (std::strcmp(dot ? dot + 1 : name, "bfloat16") != 0) return false;
-    if (bfloat16_descr == nullptr) {
-        Py_INCREF(descr);
-        bfloat16_descr = descr;
-    }
+    PyArray_Descr* none = nullptr;
+    Py_INCREF(descr);
+    if (!bfloat16_descr.compare_exchange_strong(none, descr)) Py_DECREF(descr);
     return true;
 }
 
@@ -54,7 +56,11 @@ PyArray_Descr* descr_of(Dtype dtype) {
         case Dtype::float64: return PyArray_DescrFromType(NPY_DOUBLE);
         case Dtype::float32: return PyArray_DescrFromType(NPY_FLOAT);
         case Dtype::float16: return PyArray_DescrFromType(NPY_HALF);
-        default: Py_INCREF(bfloat16_descr); return bfloat16_descr;
+        default: {
+            PyArray_Descr* const descr = bfloat16_descr;
+            Py_INCREF(descr);
+            return descr;
+        }
     }
 }
 
@@ -217,7 +223,27 @@ bool overlaps_itself(PyArrayObject* array) {
 
 }  // namespace
 
-std::string text_of(const py::handle& value) { return py::str(value); }
+namespace {
+
+template <class Print>
+std::string printed(const py::handle& value, const Print& print) {
+    try {
+        return print(value);
+    } catch (const py::error_already_set&) {
+        // An int of more digits than Python prints, for one.
+        return std::string("<") + Py_TYPE(value.ptr())->tp_name + ">";
+    }
+}
+
+}  // namespace
+
+std::string text_of(const py::handle& value) {
+    return printed(value, [](const py::handle& v) { return std::string(py::str(v)); });
+}
+
+std::string repr_of(const py::handle& value) {
+    return printed(value, [](const py::handle& v) { return std::string(py::repr(v)); });
+}
 
 std::string shape_text(int ndim, const npy_intp* shape) {
     std::string text = "(";
@@ -292,7 +318,7 @@ std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* n
         if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
             throw py::type_error("axis=" + text_of(axis) + " is not allowed; an int, a tuple of "
                                  "ints or None is");
-        const Py_ssize_t value = PyNumber_AsSsize_t(item.ptr(), nullptr);
+        const Py_ssize_t value = whole_number(item);
         if (ndim == 0 && (value == 0 || value == -1)) return;  // a scalar is its only element
         if (value < -ndim || value >= ndim) {
             const std::string text =
@@ -317,13 +343,6 @@ std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* n
         add(axis);
     }
     return axes;
-}
-
-Reduction reduction_of(const std::string& name) {
-    if (name == "mean") return Reduction::mean;
-    if (name == "sum") return Reduction::sum;
-    if (name == "none") return Reduction::none;
-    throw py::value_error("reduction='" + name + "' is not allowed; 'mean', 'sum' and 'none' are");
 }
 
 void check_same_shape(const Array& a, const char* a_name, const Array& b, const char* b_name) {

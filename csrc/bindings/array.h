@@ -84,16 +84,15 @@ bool is_none(const py::object& x);
 // "(2, 3)", for messages.
 std::string shape_text(int ndim, const npy_intp* shape);
 std::string shape_text(const Array& array);
+// str and repr; never an exception.
 std::string text_of(const py::handle& value);
+std::string repr_of(const py::handle& value);
 
 // Axes of an `axis` argument (int, tuple of ints, None for all), non-negative, ascending.
 std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* name);
 
 // ValueError unless the two have the same shape.
 void check_same_shape(const Array& a, const char* a_name, const Array& b, const char* b_name);
-
-// A `reduction` argument; ValueError if it is none of "mean", "sum", "none".
-Reduction reduction_of(const std::string& name);
 
 // Where results go: a new array laid out like `like` (K order), or the caller's `out`.
 class Output {

@@ -31,16 +31,12 @@ py::object box_area(const py::object& boxes_object) {
         PyArray_Return(reinterpret_cast<PyArrayObject*>(area.owner.release().ptr())));
 }
 
-BoxFormat format_of(const std::string& text, const char* name) {
-    if (text == "xyxy") return BoxFormat::xyxy;
-    if (text == "xywh") return BoxFormat::xywh;
-    if (text == "cxcywh") return BoxFormat::cxcywh;
-    throw py::value_error(std::string(name) + "='" + text +
-                          "' is not allowed; it must be 'xyxy', 'xywh' or 'cxcywh'");
+BoxFormat format_of(const py::object& value, const char* name) {
+    return choice<BoxFormat>(value, name, {"xyxy", "xywh", "cxcywh"});
 }
 
-py::object box_convert(const py::object& boxes_object, const std::string& in_fmt,
-                       const std::string& out_fmt) {
+py::object box_convert(const py::object& boxes_object, const py::object& in_fmt,
+                       const py::object& out_fmt) {
     const BoxFormat from = format_of(in_fmt, "in_fmt");
     const BoxFormat to = format_of(out_fmt, "out_fmt");
     FloatArray shaped;

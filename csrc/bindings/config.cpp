@@ -6,6 +6,7 @@
 #include "../runtime/parallel.h"
 #include "array.h"
 #include "families.h"
+#include "settings.h"
 
 namespace stableops {
 
@@ -28,8 +29,8 @@ void bind_config(py::module_& m) {
     m.def("get_num_threads", [] { return num_threads(); });
     m.def("set_num_threads", [](const py::object& n) {
         if (!PyIndex_Check(n.ptr()) || PyBool_Check(n.ptr()))
-            throw py::type_error("n=" + text_of(py::repr(n)) + " is not allowed; an int is");
-        const Py_ssize_t value = PyNumber_AsSsize_t(n.ptr(), nullptr);
+            throw py::type_error("n=" + repr_of(n) + " is not allowed; an int is");
+        const Py_ssize_t value = whole_number(n);
         if (value < 1 || value > max_threads)
             throw py::value_error("n=" + text_of(n) + " is out of range; allowed are 1 to " +
                                   std::to_string(max_threads));

@@ -17,14 +17,14 @@ using Pair = std::array<std::ptrdiff_t, 2>;
 constexpr std::ptrdiff_t largest_setting = std::numeric_limits<std::int32_t>::max();
 
 [[noreturn]] void refuse(const char* name, const py::handle& value, const std::string& allowed) {
-    throw py::value_error(std::string(name) + "=" + text_of(py::repr(value)) + " is not allowed; " +
+    throw py::value_error(std::string(name) + "=" + repr_of(value) + " is not allowed; " +
                           allowed);
 }
 
 std::ptrdiff_t whole_number(const py::handle& item, const py::object& value, const char* name,
                             std::ptrdiff_t least, const char* forms) {
     if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
-        throw py::type_error(std::string(name) + "=" + text_of(py::repr(value)) +
+        throw py::type_error(std::string(name) + "=" + repr_of(value) +
                              " is not allowed; " + forms);
     const Py_ssize_t number = PyNumber_AsSsize_t(item.ptr(), nullptr);
     if (number < least || number > largest_setting)
@@ -117,7 +117,7 @@ std::array<Padding, 2> padding_of(const py::object& value, const Pair& in, const
     }
     const py::sequence both = py::reinterpret_borrow<py::sequence>(value);
     if (is_pair(both[0]) != is_pair(both[1]))
-        throw py::type_error("padding=" + text_of(py::repr(value)) + " is not allowed; " + forms);
+        throw py::type_error("padding=" + repr_of(value) + " is not allowed; " + forms);
     return {ends(both[0]), ends(both[1])};
 }
 
@@ -253,16 +253,12 @@ py::object conv2d(const py::object& input_object, const py::object& weight_objec
     return output.finish();
 }
 
-py::tuple conv2d_backward(const py::object& grad_object, const py::object& input_object,
-                          const py::object& weight_object, const py::object& stride,
-                          const py::object& padding, const py::object& dilation,
-                          const py::object& groups, const std::array<bool, 3>& mask) {
-    FloatArray grad = as_float_array(grad_object, "grad_output");
-    FloatArray x = as_float_array(input_object, "input");
-    FloatArray weight = unpacked_weight(weight_object, "conv2d_backward");
-    Conv2dShape shape = checked_shape(x, weight.ndim(), weight.shape(),
-                                      settings_of(stride, padding, dilation, groups));
-    const npy_intp sizes[] = {shape.batch, shape.out_channels, shape.out_h, shape.out_w};
+// Of a convolution of this shape or of the transposed one, whose input and output change places.
+py::tuple gradients(FloatArray grad, FloatArray x, FloatArray weight, Conv2dShape shape,
+                    bool transposed, const std::array<bool, 3>& mask) {
+    const std::ptrdiff_t channels = transposed ? shape.in_channels : shape.out_channels;
+    const npy_intp sizes[] = {shape.batch, channels, transposed ? shape.in_h : shape.out_h,
+                              transposed ? shape.in_w : shape.out_w};
     const npy_intp* expected = sizes + (4 - x.ndim());
     if (grad.ndim() != x.ndim() || !std::equal(expected, expected + x.ndim(), grad.shape()))
         throw py::value_error("grad_output has shape " + shape_text(grad) + "; it must be " +
@@ -272,43 +268,67 @@ py::tuple conv2d_backward(const py::object& grad_object, const py::object& input
     cast_to(grad, dtype);
     cast_to(x, dtype);
     cast_to(weight, dtype);
-    shape.y = Image(grad, "grad_output").stride;
+    Strides4& input = transposed ? shape.y : shape.x;
+    (transposed ? shape.x : shape.y) = Image(grad, "grad_output").stride;
 
     py::tuple result(3);
     for (int i = 0; i < 3; ++i) result[i] = py::none();
     with_dtype(dtype, [&]<class T>(T) {
         const Conv2dKernels<T>& kernels = active_kernels().conv2d.of<T>();
+        const T* grad_y = grad.data<const T>();
         if (mask[0]) {
             FloatArray grad_x = new_array(dtype, x.ndim(), x.shape(), &x);
-            shape.x = Image(grad_x, "input").stride;
+            input = Image(grad_x, "input").stride;
             shape.weight = weight_strides(weight);
+            T* to = grad_x.data<T>();
+            const T* w = weight.data<const T>();
             if (x.size() > 0)
                 run(shape, [&] {
-                    kernels.grad_input(grad_x.data<T>(), grad.data<const T>(),
-                                       weight.data<const T>(), nullptr, shape);
+                    if (transposed)
+                        kernels.conv2d(to, grad_y, w, nullptr, nullptr, shape);
+                    else
+                        kernels.grad_input(to, grad_y, w, nullptr, shape);
                 });
             result[0] = grad_x.owner;
         }
         if (mask[1]) {
             FloatArray grad_weight = new_array(dtype, 4, weight.shape(), &weight);
-            shape.x = Image(x, "input").stride;
+            input = Image(x, "input").stride;
             shape.weight = weight_strides(grad_weight);
+            T* to = grad_weight.data<T>();
+            const T* from = x.data<const T>();
             if (weight.size() > 0)
                 run(shape, [&] {
-                    kernels.grad_weight(grad_weight.data<T>(), grad.data<const T>(),
-                                        x.data<const T>(), shape, false);
+                    kernels.grad_weight(to, transposed ? from : grad_y, transposed ? grad_y : from,
+                                        shape, false);
                 });
             result[1] = grad_weight.owner;
         }
         if (mask[2]) {
-            FloatArray grad_bias = new_array(dtype, 1, weight.shape());
-            shape.bias = 1;
-            run(shape,
-                [&] { kernels.grad_bias(grad_bias.data<T>(), grad.data<const T>(), shape); });
+            FloatArray grad_bias = new_array(dtype, 1, sizes + 1);
+            Conv2dShape sums = shape;
+            sums.y = transposed ? shape.x : shape.y;
+            sums.out_channels = channels;
+            sums.out_h = sizes[2];
+            sums.out_w = sizes[3];
+            sums.bias = 1;
+            run(shape, [&] { kernels.grad_bias(grad_bias.data<T>(), grad_y, sums); });
             result[2] = grad_bias.owner;
         }
     });
     return result;
+}
+
+py::tuple conv2d_backward(const py::object& grad_object, const py::object& input_object,
+                          const py::object& weight_object, const py::object& stride,
+                          const py::object& padding, const py::object& dilation,
+                          const py::object& groups, const std::array<bool, 3>& mask) {
+    const FloatArray grad = as_float_array(grad_object, "grad_output");
+    const FloatArray x = as_float_array(input_object, "input");
+    const FloatArray weight = unpacked_weight(weight_object, "conv2d_backward");
+    const Conv2dShape shape = checked_shape(x, weight.ndim(), weight.shape(),
+                                            settings_of(stride, padding, dilation, groups));
+    return gradients(grad, x, weight, shape, false, mask);
 }
 
 // The convolution that a transposed one is the gradient of: its output is our input, its input our
@@ -344,7 +364,7 @@ Conv2dShape transposed_shape(const FloatArray& input, const FloatArray& weight,
                   settings.dilation[d] * (taps - 1) + extra[d] + 1;
         if (size[d] < 1)
             throw py::value_error("input has shape " + shape_text(input) + " and padding=" +
-                                  text_of(py::repr(settings.padding)) +
+                                  repr_of(settings.padding) +
                                   " leaves a result of size " + std::to_string(size[d]) +
                                   "; it must be at least 1");
     }
@@ -411,64 +431,12 @@ py::tuple conv_transpose2d_backward(const py::object& grad_object, const py::obj
                                     const py::object& padding, const py::object& output_padding,
                                     const py::object& groups, const py::object& dilation,
                                     const std::array<bool, 3>& mask) {
-    FloatArray grad = as_float_array(grad_object, "grad_output");
-    FloatArray x = as_float_array(input_object, "input");
-    FloatArray weight = unpacked_weight(weight_object, "conv_transpose2d_backward");
-    Conv2dShape shape =
+    const FloatArray grad = as_float_array(grad_object, "grad_output");
+    const FloatArray x = as_float_array(input_object, "input");
+    const FloatArray weight = unpacked_weight(weight_object, "conv_transpose2d_backward");
+    const Conv2dShape shape =
         transposed_shape(x, weight, settings_of(stride, padding, dilation, groups), output_padding);
-    const npy_intp sizes[] = {shape.batch, shape.in_channels, shape.in_h, shape.in_w};
-    const npy_intp* expected = sizes + (4 - x.ndim());
-    if (grad.ndim() != x.ndim() || !std::equal(expected, expected + x.ndim(), grad.shape()))
-        throw py::value_error("grad_output has shape " + shape_text(grad) + "; it must be " +
-                              shape_text(x.ndim(), expected));
-    const FloatArray* const all[] = {&grad, &x, &weight};
-    const Dtype dtype = promoted(all);
-    cast_to(grad, dtype);
-    cast_to(x, dtype);
-    cast_to(weight, dtype);
-    shape.x = Image(grad, "grad_output").stride;
-
-    py::tuple result(3);
-    for (int i = 0; i < 3; ++i) result[i] = py::none();
-    with_dtype(dtype, [&]<class T>(T) {
-        const Conv2dKernels<T>& kernels = active_kernels().conv2d.of<T>();
-        if (mask[0]) {
-            FloatArray grad_x = new_array(dtype, x.ndim(), x.shape(), &x);
-            shape.y = Image(grad_x, "input").stride;
-            shape.weight = weight_strides(weight);
-            if (x.size() > 0)
-                run(shape, [&] {
-                    kernels.conv2d(grad_x.data<T>(), grad.data<const T>(), weight.data<const T>(),
-                                   nullptr, nullptr, shape);
-                });
-            result[0] = grad_x.owner;
-        }
-        if (mask[1]) {
-            FloatArray grad_weight = new_array(dtype, 4, weight.shape(), &weight);
-            shape.y = Image(x, "input").stride;
-            shape.weight = weight_strides(grad_weight);
-            if (weight.size() > 0)
-                run(shape, [&] {
-                    kernels.grad_weight(grad_weight.data<T>(), x.data<const T>(),
-                                        grad.data<const T>(), shape, false);
-                });
-            result[1] = grad_weight.owner;
-        }
-        if (mask[2]) {
-            const npy_intp channels[] = {shape.in_channels};
-            FloatArray grad_bias = new_array(dtype, 1, channels);
-            Conv2dShape sums = shape;
-            sums.y = shape.x;
-            sums.out_channels = shape.in_channels;
-            sums.out_h = shape.in_h;
-            sums.out_w = shape.in_w;
-            sums.bias = 1;
-            run(shape,
-                [&] { kernels.grad_bias(grad_bias.data<T>(), grad.data<const T>(), sums); });
-            result[2] = grad_bias.owner;
-        }
-    });
-    return result;
+    return gradients(grad, x, weight, shape, true, mask);
 }
 
 PackedWeight pack_conv2d_weight(const py::object& weight_object, const py::object& groups_object) {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "number.h"
+
 namespace stableops {
 
 FloatArray as_boxes(const py::object& x, const char* name, int columns) {
@@ -24,19 +26,6 @@ void check_length(const Array& x, const char* name, const FloatArray& boxes) {
                           std::to_string(boxes.shape()[0]) + ",)");
 }
 
-namespace {
-
-double number(const py::object& x, const char* name) {
-    const double value = PyFloat_AsDouble(x.ptr());
-    if (value == -1.0 && PyErr_Occurred()) {
-        PyErr_Clear();
-        throw py::type_error(std::string(name) + "=" + text_of(x) + " is not allowed; a number is");
-    }
-    return value;
-}
-
-}  // namespace
-
 FloatArray as_scores(const py::object& x, const FloatArray& boxes) {
     FloatArray scores = as_float_array(x, "scores");
     check_length(scores, "scores", boxes);
@@ -49,20 +38,11 @@ Array as_class_ids(const py::object& x, const FloatArray& boxes) {
     return ids;
 }
 
-double number_in(const py::object& x, const char* name, double low, double high) {
-    const double value = number(x, name);
-    if (!(value >= low && value <= high))
-        throw py::value_error(std::string(name) + "=" + text_of(x) +
-                              " is not allowed; it must be in [" + text_of(py::float_(low)) + ", " +
-                              text_of(py::float_(high)) + "]");
-    return value;
-}
-
 std::ptrdiff_t output_limit(const py::object& x, std::ptrdiff_t none) {
     if (x.is_none()) return none;
     if (!PyIndex_Check(x.ptr()) || PyBool_Check(x.ptr()))
         throw py::type_error("max_output=" + text_of(x) + " is not allowed; an int or None is");
-    const Py_ssize_t limit = PyNumber_AsSsize_t(x.ptr(), nullptr);
+    const Py_ssize_t limit = whole_number(x);
     if (limit < 0)
         throw py::value_error("max_output=" + text_of(x) +
                               " is not allowed; it must not be negative");

@@ -5,6 +5,7 @@
 #include "../kernels.h"
 #include "../runtime/memory.h"
 #include "array.h"
+#include "settings.h"
 
 namespace stableops {
 
@@ -14,9 +15,6 @@ FloatArray as_boxes(const py::object& x, const char* name, int columns = 4);
 // Any array-like of shape (N,) for the N rows of `boxes`.
 FloatArray as_scores(const py::object& x, const FloatArray& boxes);
 Array as_class_ids(const py::object& x, const FloatArray& boxes);
-
-// A number, or ValueError if it is NaN or outside [low, high], TypeError if it is no number.
-double number_in(const py::object& x, const char* name, double low, double high);
 
 // None for no limit, else an int that is not negative.
 std::ptrdiff_t output_limit(const py::object& x, std::ptrdiff_t none);

@@ -1,7 +1,7 @@
 #include "../kernels.h"
 #include "families.h"
 #include "function.h"
-#include "number.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -130,7 +130,7 @@ py::object prelu_grad_input(const py::object& grad_object, const py::object& x_o
 double probability(const py::object& value) {
     const double p = number(value, "p");
     if (!(p >= 0 && p <= 1))
-        throw py::value_error("p=" + text_of(py::repr(value)) +
+        throw py::value_error("p=" + repr_of(value) +
                               " is not allowed; it must be in [0, 1]");
     return p;
 }

@@ -1,9 +1,9 @@
 #pragma once
 // def<f>(m, name): f as a function of the module, of as many positional arguments as it has parameters.
 //
-// By CPython's own calling convention, and only for the parameter types that bindings use: pybind11's
-// dispatcher, which looks for overloads and casters, takes as long as the rest of a small call.
-#include <cstdint>
+// By CPython's own calling convention: pybind11's dispatcher, which looks for overloads and casters,
+// takes as long as the rest of a small call. Parameters are objects or flags; settings.h makes numbers
+// and words of objects, and names the argument when it cannot.
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -16,24 +16,11 @@ template <class T>
 T argument(PyObject* x) {
     if constexpr (std::is_same_v<T, py::object>) {
         return py::reinterpret_borrow<py::object>(x);
-    } else if constexpr (std::is_same_v<T, bool>) {
+    } else {
+        static_assert(std::is_same_v<T, bool>);
         const int truth = x == Py_True ? 1 : x == Py_False ? 0 : PyObject_IsTrue(x);
         if (truth < 0) throw py::error_already_set();
         return truth != 0;
-    } else if constexpr (std::is_same_v<T, double>) {
-        const double value = PyFloat_AsDouble(x);
-        if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
-        return value;
-    } else if constexpr (std::is_same_v<T, std::int64_t>) {
-        const long long value = PyLong_AsLongLong(x);
-        if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
-        return value;
-    } else {
-        static_assert(std::is_same_v<T, std::string>);
-        Py_ssize_t size;
-        const char* text = PyUnicode_AsUTF8AndSize(x, &size);
-        if (text == nullptr) throw py::error_already_set();
-        return std::string(text, static_cast<std::size_t>(size));
     }
 }
 

@@ -3,9 +3,10 @@
 #include <limits>
 
 #include "../kernels.h"
+#include "../runtime/rearrange.h"
 #include "families.h"
 #include "function.h"
-#include "number.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -30,18 +31,17 @@ std::ptrdiff_t side_of(const py::object& item, const py::object& value, const ch
     if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
         throw py::type_error(std::string(name) + "=" + text_of(value) +
                              " is not allowed; ints are");
-    const Py_ssize_t side = PyNumber_AsSsize_t(item.ptr(), nullptr);
+    const Py_ssize_t side = whole_number(item);
     if (side < 1 || side > largest_side)
         throw py::value_error(std::string(name) + "=" + text_of(value) +
                               " is not allowed; 1 to " + std::to_string(largest_side) + " are");
     return side;
 }
 
-// Rows or columns of the image and of the result, and the step that a scale factor asks for (0:
-// none).
+// Rows or columns of the image and of the result, and the scale factor (0: none).
 struct Sides {
     std::ptrdiff_t in, out;
-    double step;
+    double factor;
 };
 
 std::array<double, 2> factors_of(const py::object& scale_factor) {
@@ -56,12 +56,11 @@ std::array<double, 2> factors_of(const py::object& scale_factor) {
     return factors;
 }
 
-bool is_bilinear(const std::string& mode, bool align_corners) {
-    if (mode != "nearest" && mode != "bilinear")
-        throw py::value_error("mode='" + mode + "' is not allowed; 'nearest' and 'bilinear' are");
-    if (mode == "nearest" && align_corners)
+bool is_bilinear(const py::object& mode, bool align_corners) {
+    const bool bilinear = choice<bool>(mode, "mode", {"nearest", "bilinear"});
+    if (!bilinear && align_corners)
         throw py::value_error("align_corners=True is not allowed with mode='nearest'");
-    return mode == "bilinear";
+    return bilinear;
 }
 
 void check_ndim(int ndim, const char* name, const std::string& shape) {
@@ -84,14 +83,14 @@ ResizeShape shape_of(int ndim, const npy_intp* sizes, const std::array<Sides, 2>
     shape.in_w = sides[1].in;
     shape.out_h = sides[0].out;
     shape.out_w = sides[1].out;
-    shape.step_h = sides[0].step;
-    shape.step_w = sides[1].step;
+    shape.factor_h = sides[0].factor;
+    shape.factor_w = sides[1].factor;
     shape.align_corners = align_corners;
     return shape;
 }
 
 py::object interpolate(const py::object& input, const py::object& size,
-                       const py::object& scale_factor, const std::string& mode,
+                       const py::object& scale_factor, const py::object& mode,
                        bool align_corners) {
     const FloatArray x = as_float_array(input, "input");
     const int ndim = x.ndim();
@@ -119,9 +118,9 @@ py::object interpolate(const py::object& input, const py::object& size,
                 throw py::value_error("scale_factor=" + text_of(scale_factor) +
                                       " is not allowed; images of " +
                                       std::to_string(side) + " rows or columns would get " +
-                                      std::to_string(out));
+                                      text_of(py::float_(out)));
             sides[d].out = static_cast<std::ptrdiff_t>(out);
-            sides[d].step = 1 / factor;
+            sides[d].factor = factor;
         }
         side = sides[d].out;
     }
@@ -142,7 +141,7 @@ py::object interpolate(const py::object& input, const py::object& size,
 }
 
 py::object interpolate_backward(const py::object& grad_output, const py::object& input_shape,
-                                const std::string& mode, bool align_corners,
+                                const py::object& mode, bool align_corners,
                                 const py::object& scale_factor) {
     const FloatArray grad = as_float_array(grad_output, "grad_output");
     const int ndim = grad.ndim();
@@ -180,7 +179,7 @@ py::object interpolate_backward(const py::object& grad_output, const py::object&
             throw py::value_error("scale_factor=" + text_of(scale_factor) +
                                   " does not lead from input_shape=" + text_of(input_shape) +
                                   " to grad_output of shape " + shape_text(grad));
-        sides[d].step = 1 / factor;
+        sides[d].factor = factor;
     }
     const FloatArray grad_x = new_array(grad.dtype, ndim, result, &grad);
     ResizeShape shape = shape_of(ndim, result, sides, align_corners);
@@ -198,11 +197,26 @@ py::object interpolate_backward(const py::object& grad_output, const py::object&
     return grad_x.owner;
 }
 
+// Copies x to y, arrays of one shape, whose elements have 1, 2, 4 or 8 bytes and are whole strides apart.
+void rearrange_into(const py::object& y_object, const py::object& x_object) {
+    const Array y = {y_object}, x = {x_object};
+    const Array* const arrays[] = {&y, &x};
+    const PlannedElementwise<2> planned(arrays);
+    if (!planned.any) return;
+    const std::ptrdiff_t bytes = PyArray_ITEMSIZE(y.get());
+    run_kernel(y.size(), [&] {
+        rearrange(planned.plan, y.data<char>() + planned.offset[0] * bytes,
+                  x.data<const char>() + planned.offset[1] * bytes,
+                  static_cast<std::size_t>(bytes));
+    });
+}
+
 }  // namespace
 
 void bind_interpolate(py::module_& m) {
     def<interpolate>(m, "interpolate");
     def<interpolate_backward>(m, "interpolate_backward");
+    def<rearrange_into>(m, "rearrange_into");
 }
 
 }  // namespace stableops

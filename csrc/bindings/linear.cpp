@@ -172,22 +172,18 @@ py::tuple linear_backward(const py::object& grad_object, const py::object& input
     }
     Rows result_rows;
     const FloatArray* const written[] = {&grad_x, &grad};
-    const bool merged = merge_rows(written, result_rows);
+    // Its strides are merged with two axes above, and those of a new array fit any.
+    merge_rows(written, result_rows);
     with_dtype(dtype, [&]<class T>(T) {
         const Conv2dKernels<T>& kernels = active_kernels().conv2d.of<T>();
         Conv2dShape shape = shape_of(weight);
         if (mask[0] && grad_x.size() > 0) {
-            if (!merged) {
-                make_contiguous(grad);
-                merge_rows(written, result_rows);
-            }
             set_rows(shape, result_rows, 0, grad_x, 1, grad);
             run(shape, [&] {
                 kernels.grad_input(grad_x.data<T>(), grad.data<const T>(), weight.data<const T>(),
                                    nullptr, shape);
             });
         }
-        merge_rows(walked, rows);
         set_rows(shape, rows, 0, x, 1, grad);
         if (mask[1] && grad_weight.size() > 0) {
             shape.weight = {grad_weight.stride(0), grad_weight.stride(1), 0, 0};

@@ -10,6 +10,7 @@
 #include "output_mask.h"
 #include "packed_weight.h"
 #include "row_arrays.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -40,8 +41,9 @@ StridedMatrix as_tokens(FloatArray& x) {
 
 py::object linear_cross_entropy(const py::object& input, const py::object& weight_object,
                                 const py::object& labels_object, const py::object& bias_object,
-                                std::int64_t ignore_index, double smoothing,
-                                const std::string& reduction_name, bool return_grad,
+                                const py::object& ignore_index_object,
+                                const py::object& label_smoothing,
+                                const py::object& reduction_object, bool return_grad,
                                 const std::array<bool, 3>& mask) {
     FloatArray x = as_float_array(input, "input");
     FloatArray weight = unpacked_weight(weight_object, "linear_cross_entropy");
@@ -59,10 +61,9 @@ py::object linear_cross_entropy(const py::object& input, const py::object& weigh
     if (has_bias && (bias.ndim() != 1 || bias.shape()[0] != classes))
         throw py::value_error("bias has shape " + shape_text(bias) + "; it must be " +
                               shape_text(1, weight.shape()));
-    if (!(smoothing >= 0 && smoothing <= 1))
-        throw py::value_error("label_smoothing=" + text_of(py::float_(smoothing)) +
-                              " is not allowed; 0 to 1 is");
-    const Reduction reduction = reduction_of(reduction_name);
+    const std::int64_t ignore_index = integer(ignore_index_object, "ignore_index");
+    const double smoothing = number_in(label_smoothing, "label_smoothing", 0, 1);
+    const Reduction reduction = reduction_of(reduction_object);
     const py::object labels_array = py::module_::import("numpy").attr("asarray")(labels_object);
     const bool were_unsigned = PyTypeNum_ISUNSIGNED(PyArray_TYPE(Array{labels_array}.get()));
     const Array labels = contiguous(as_int64_array(labels_array, "labels"));
@@ -89,8 +90,9 @@ py::object linear_cross_entropy(const py::object& input, const py::object& weigh
     for (int i = 0; i < 3; ++i) {
         if (!return_grad || !mask[i]) continue;
         grads[i] = new_array(compute, i == 2 ? 1 : like[i]->ndim(), like[i]->shape());
+        if (grads[i].size() == 0) continue;
         *written[i] = grads[i].data<void>();
-        if (labels.size() == 0 && grads[i].size() > 0)
+        if (labels.size() == 0)
             std::memset(*written[i], 0, static_cast<std::size_t>(PyArray_NBYTES(grads[i].get())));
     }
     arguments.tokens = labels.size();
@@ -128,10 +130,10 @@ py::object linear_cross_entropy(const py::object& input, const py::object& weigh
 
 void bind_linear_cross_entropy(py::module_& m) {
     def<[](const py::object& input, const py::object& weight, const py::object& labels,
-           const py::object& bias, std::int64_t ignore_index, double smoothing,
-           const std::string& reduction, bool return_grad, const py::object& output_mask) {
-        return linear_cross_entropy(input, weight, labels, bias, ignore_index, smoothing,
-                                    reduction, return_grad, output_mask_of(output_mask));
+           const py::object& bias, const py::object& ignore_index, const py::object& label_smoothing,
+           const py::object& reduction, bool return_grad, const py::object& output_mask) {
+        return linear_cross_entropy(input, weight, labels, bias, ignore_index,
+                                    label_smoothing, reduction, return_grad, output_mask_of(output_mask));
     }>(m, "linear_cross_entropy");
 }
 

@@ -47,8 +47,8 @@ py::object logsumexp(const py::object& x_object, const py::object& axis, bool ke
         if (weights.owner) {
             // What the mask leaves out gets weight 0.
             const py::module_ numpy = py::module_::import("numpy");
-            b.owner = numpy.attr("where")(weights.owner, b.owner, py::int_(0))
-                          .attr("astype")(b.owner.attr("dtype"));
+            const py::object zero = numpy.attr("zeros")(py::tuple(), b.owner.attr("dtype"));
+            b.owner = numpy.attr("where")(weights.owner, b.owner, zero);
         }
         weights = b;
         weights_type = element_of(x.dtype);

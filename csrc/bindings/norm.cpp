@@ -3,7 +3,7 @@
 #include "../kernels.h"
 #include "families.h"
 #include "function.h"
-#include "number.h"
+#include "settings.h"
 #include "output_mask.h"
 #include "row_arrays.h"
 
@@ -13,18 +13,18 @@ namespace {
 double not_negative(const py::object& value, const char* name) {
     const double result = number(value, name);
     if (!(result >= 0))
-        throw py::value_error(std::string(name) + "=" + text_of(py::repr(value)) +
+        throw py::value_error(std::string(name) + "=" + repr_of(value) +
                               " is not allowed; it must be 0 or more");
     return result;
 }
 
 std::ptrdiff_t positive_int(const py::object& value, const char* name) {
     if (!PyIndex_Check(value.ptr()) || PyBool_Check(value.ptr()))
-        throw py::type_error(std::string(name) + "=" + text_of(py::repr(value)) +
+        throw py::type_error(std::string(name) + "=" + repr_of(value) +
                              " is not allowed; an int is");
-    const Py_ssize_t result = PyNumber_AsSsize_t(value.ptr(), nullptr);
+    const Py_ssize_t result = whole_number(value);
     if (result < 1)
-        throw py::value_error(std::string(name) + "=" + text_of(py::repr(value)) +
+        throw py::value_error(std::string(name) + "=" + repr_of(value) +
                               " is not allowed; it must be 1 or more");
     return result;
 }

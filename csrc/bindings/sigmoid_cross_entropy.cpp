@@ -3,6 +3,7 @@
 #include "../kernels.h"
 #include "families.h"
 #include "function.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -30,8 +31,8 @@ T* at(const Array& array, std::ptrdiff_t offset) {
 py::object sigmoid_cross_entropy(const py::object& logits_object, const py::object& labels_object,
                                  const py::object& weight_object,
                                  const py::object& pos_weight_object, bool negatives,
-                                 const std::string& reduction_name, bool return_grad) {
-    const Reduction reduction = reduction_of(reduction_name);
+                                 const py::object& reduction_object, bool return_grad) {
+    const Reduction reduction = reduction_of(reduction_object);
     FloatArray logits = as_float_array(logits_object, "logits");
     FloatArray labels = as_float_array(labels_object, "labels");
     check_same_shape(logits, "logits", labels, "labels");

@@ -8,15 +8,8 @@
 namespace stableops {
 namespace {
 
-bool is_gaussian(const std::string& method) {
-    if (method == "gaussian") return true;
-    if (method == "linear") return false;
-    throw py::value_error("method='" + method +
-                          "' is not allowed; it must be 'linear' or 'gaussian'");
-}
-
 py::object soft_nms(const py::object& boxes_object, const py::object& scores_object,
-                    const py::object& iou_threshold, const std::string& method,
+                    const py::object& iou_threshold, const py::object& method,
                     const py::object& sigma, const py::object& score_threshold) {
     constexpr double largest = std::numeric_limits<double>::max();
     const FloatArray boxes = as_boxes(boxes_object, "boxes");
@@ -24,7 +17,7 @@ py::object soft_nms(const py::object& boxes_object, const py::object& scores_obj
     const Dtype score_dtype = scores.dtype;
     cast_to(scores, Dtype::float64);
     const SoftNmsOptions options = {
-        .gaussian = is_gaussian(method),
+        .gaussian = choice<bool>(method, "method", {"linear", "gaussian"}),
         .iou_threshold = number_in(iou_threshold, "iou_threshold", 0.0, 1.0),
         .sigma = number_in(sigma, "sigma", std::numeric_limits<double>::min(), largest),
         .minimum = number_in(score_threshold, "score_threshold", 0.0, largest),

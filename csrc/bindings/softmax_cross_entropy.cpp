@@ -6,6 +6,7 @@
 #include "families.h"
 #include "function.h"
 #include "row_arrays.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -26,17 +27,17 @@ int single_axis(const py::object& axis, const Array& logits) {
 
 py::object softmax_cross_entropy(const py::object& logits_object, const py::object& labels_object,
                                  const py::object& axis_object, const py::object& weight_object,
-                                 std::int64_t ignore_index, double smoothing,
-                                 const std::string& reduction_name, bool return_grad) {
+                                 const py::object& ignore_index_object,
+                                 const py::object& label_smoothing,
+                                 const py::object& reduction_object, bool return_grad) {
     FloatArray logits = as_float_array(logits_object, "logits");
     const int axis = single_axis(axis_object, logits);
     const ReducedAxes axes(py::int_(axis), logits, "logits");
     const std::vector<npy_intp> kept = axes.kept_shape(logits, false);
     const std::ptrdiff_t classes = logits.shape()[axis];
-    const Reduction reduction = reduction_of(reduction_name);
-    if (!(smoothing >= 0 && smoothing <= 1))
-        throw py::value_error("label_smoothing=" + text_of(py::float_(smoothing)) +
-                              " is not allowed; 0 to 1 is");
+    const Reduction reduction = reduction_of(reduction_object);
+    const std::int64_t ignore_index = integer(ignore_index_object, "ignore_index");
+    const double smoothing = number_in(label_smoothing, "label_smoothing", 0, 1);
     if (classes == 0)
         throw py::value_error("logits has shape " + stableops::shape_text(logits) +
                               " and no classes along axis " + std::to_string(axis));

@@ -13,16 +13,6 @@ namespace {
 
 constexpr std::int64_t most_models = std::int64_t{1} << 24;
 
-FusedConfidence confidence_of(const std::string& name) {
-    if (name == "avg") return FusedConfidence::avg;
-    if (name == "max") return FusedConfidence::max;
-    if (name == "box_and_model_avg") return FusedConfidence::box_and_model_avg;
-    if (name == "absent_model_aware_avg") return FusedConfidence::absent_model_aware_avg;
-    throw py::value_error("conf_type='" + name +
-                          "' is not allowed; it must be 'avg', 'max', 'box_and_model_avg' or "
-                          "'absent_model_aware_avg'");
-}
-
 // One weight a model: `weights`, or 1 for each model that `model` names.
 std::vector<double> model_weights(const py::object& weights_object,
                                   const Strided<std::int64_t>& model) {
@@ -58,7 +48,7 @@ std::vector<double> model_weights(const py::object& weights_object,
 py::object weighted_boxes_fusion(const py::object& boxes_object, const py::object& scores_object,
                                  const py::object& idxs, const py::object& model_object,
                                  const py::object& iou_threshold, const py::object& skip_threshold,
-                                 const py::object& weights_object, const std::string& conf_type,
+                                 const py::object& weights_object, const py::object& conf_type,
                                  bool allows_overflow) {
     FloatArray boxes = as_boxes(boxes_object, "boxes");
     FloatArray scores = as_scores(scores_object, boxes);
@@ -84,7 +74,9 @@ py::object weighted_boxes_fusion(const py::object& boxes_object, const py::objec
         .iou_threshold = number_in(iou_threshold, "iou_threshold", 0.0, 1.0),
         .minimum =
             number_in(skip_threshold, "skip_threshold", 0.0, std::numeric_limits<double>::max()),
-        .confidence = confidence_of(conf_type),
+        .confidence = choice<FusedConfidence>(conf_type, "conf_type",
+                                              {"avg", "max", "box_and_model_avg",
+                                               "absent_model_aware_avg"}),
         .allows_overflow = allows_overflow,
         .weights = weights.data(),
         .models = static_cast<std::ptrdiff_t>(weights.size()),

@@ -68,15 +68,19 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
         return;
     }
     if constexpr (std::is_same_v<T, Compute<T>>) {
-        if (problems == 1 && groups == 1 && streams_weights<Isa>(first)) {
+        const bool dots = dots_weights<Isa>(first);
+        if (problems == 1 && groups == 1 && (dots || streams_weights<Isa>(first))) {
             // Half a million weights are worth handing over, in rows that memory likes.
-            const std::ptrdiff_t tasks =
-                smaller(first.out_channels * first.terms() >> 19, first.out_channels / 384);
-            const std::ptrdiff_t channels =
-                ceil_div(ceil_div(first.out_channels, larger(tasks, 1)), 16) * 16;
-            parallel_for<Isa>(ceil_div(first.out_channels, channels), [&](std::ptrdiff_t task) {
-                correlate_streamed<Isa>(first, task * channels,
-                                        smaller((task + 1) * channels, first.out_channels));
+            const std::ptrdiff_t all = first.out_channels;
+            const std::ptrdiff_t tasks = larger(smaller(all * first.terms() >> 19, all / 384), 1);
+            auto begin = [&](std::ptrdiff_t task) {
+                return task == tasks ? all : all / 16 * task / tasks * 16;
+            };
+            parallel_for<Isa>(tasks, [&](std::ptrdiff_t task) {
+                if (dots)
+                    correlate_dotted<Isa>(first, begin(task), begin(task + 1));
+                else
+                    correlate_streamed<Isa>(first, begin(task), begin(task + 1));
             });
             return;
         }
@@ -84,15 +88,8 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
     const BlockPlan plan = plan_blocks<Isa>(first, problems * groups);
     const std::ptrdiff_t tasks = plan.tasks();
     parallel_for<Isa>(problems * groups * tasks, [&](std::ptrdiff_t task) {
-        const std::ptrdiff_t group = task / tasks % groups;
-        Correlation<T> p = problem(task / tasks / groups);
-        p.x += group * steps.x;
-        if (p.panels)
-            p.panels += group * steps.panels;
-        else
-            p.weight.data += group * steps.weight;
-        if (p.bias) p.bias += group * steps.bias;
-        p.y += group * steps.y;
+        const Correlation<T> p =
+            of_group<Isa>(problem(task / tasks / groups), steps, task / tasks % groups);
         if constexpr (std::is_same_v<T, Compute<T>>) {
             if (plan.pixel_lanes) {
                 correlate_pixels<Isa>(p, plan.block(task % tasks));
@@ -243,8 +240,8 @@ bool is_matrix_product(const Conv2dShape& s) {
     const std::ptrdiff_t pixels = s.batch * s.out_h * s.out_w;
     return std::is_same_v<T, Compute<T>> && s.kernel_h * s.kernel_w == 1 && s.groups == 1 &&
            s.stride_h * s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 && s.in_h == s.out_h &&
-           s.in_w == s.out_w && s.x.c == 1 && s.y.c == 1 && s.weight.c == 1 &&
-           s.in_channels >= 8 && pixels > 0 && (pixels == 1 || flat_stride(s, s.x) != 0) &&
+           s.in_w == s.out_w && s.x.c == 1 && s.y.c == 1 && s.weight.c == 1 && s.in_channels >= 8 &&
+           pixels > 0 && (pixels == 1 || flat_stride(s, s.x) != 0) &&
            (pixels == 1 || flat_stride(s, s.y) != 0);
 }
 
@@ -257,22 +254,21 @@ void matrix_weight_gradient(T* grad_weight, const T* grad_y, const T* x, const C
     for (std::ptrdiff_t first = 0; first < pixels; first += segment_pixels) {
         const std::ptrdiff_t count = smaller(segment_pixels, pixels - first);
         const T* weight = x + first * x_step;
-        const Correlation<T> product{
-            {1, 1, 1, 1, 0, 1},
-            {shape.out_channels, shape.out_channels, 1, 1, 0, 1},
-            1,
-            count,
-            shape.in_channels,
-            grad_y + first * y_step,
-            {0, y_step, 0, 1},
-            {weight, 1, {count, 1, 1}, {x_step, 0, 0}, nullptr},
-            nullptr,
-            nullptr,
-            0,
-            grad_weight,
-            {0, 1, 0, shape.weight.n},
-            false,
-            add || first > 0};
+        const Correlation<T> product{{1, 1, 1, 1, 0, 1},
+                                     {shape.out_channels, shape.out_channels, 1, 1, 0, 1},
+                                     1,
+                                     count,
+                                     shape.in_channels,
+                                     grad_y + first * y_step,
+                                     {0, y_step, 0, 1},
+                                     {weight, 1, {count, 1, 1}, {x_step, 0, 0}, nullptr},
+                                     nullptr,
+                                     nullptr,
+                                     0,
+                                     grad_weight,
+                                     {0, 1, 0, shape.weight.n},
+                                     false,
+                                     add || first > 0};
         correlate<Isa, T>(1, 1, {}, [&](std::ptrdiff_t) { return product; });
     }
 }

@@ -3,9 +3,9 @@
 // of a tile.
 //
 // A task owns a block of pixels times a range of channels and keeps three things in L2: its window
-// of the input, one panel of weights (packed here, unless the caller has done it), and the sums. Where the window of all channels would
-// not fit, terms are taken in chunks that end on a block of the canonical sum, and the sums wait in
-// between.
+// of the input, one panel of weights (packed here, unless the caller has done it), and the sums.
+// Where the window of all channels would not fit, terms are taken in chunks that end on a block of
+// the canonical sum, and the sums wait in between.
 #include "../runtime/memory.h"
 #include "conv_plan.h"
 
@@ -26,7 +26,11 @@ void store_tile(T* y, std::ptrdiff_t pixel_stride, std::ptrdiff_t channel_stride
             for_each_vec<Isa, n>(lanes, [&](std::ptrdiff_t j, auto which) {
                 V v = loadu<Isa>(from + j);
                 if (bias) v = v + loadu<Isa>(bias + j);
-                if (add) v = load<Isa>(to + j, which) + v;
+                if (add) {
+                    // The next panel's place: rows lie far apart.
+                    __builtin_prefetch(to + j + lanes, 1);
+                    v = load<Isa>(to + j, which) + v;
+                }
                 store(to + j, v, which);
             });
         }
@@ -108,8 +112,8 @@ bool is_pointwise(const Correlation<T>& p) {
            (p.w.out - 1) * p.w.stride + p.w.first < p.w.in;
 }
 
-// Such a layer can be read where it lies, unless the rows of a tile, or a row's terms where rows are
-// neighbours, would fall into few sets of the cache (tiles of 14 rows, 64 sets of 64 bytes).
+// Such a layer can be read where it lies, unless the rows of a tile, or a row's terms where rows
+// are neighbours, would fall into few sets of the cache (tiles of 14 rows, 64 sets of 64 bytes).
 template <class Isa, class T>
 bool reads_in_place(const Correlation<T>& p) {
     if (!std::is_same_v<T, Compute<T>> || !is_pointwise<Isa>(p)) return false;
@@ -118,6 +122,27 @@ bool reads_in_place(const Correlation<T>& p) {
     const std::ptrdiff_t channel = p.x_stride.c < 0 ? -p.x_stride.c : p.x_stride.c;
     return (step == 0 || step % 2048 != 0) && (channel == 0 || channel * size % 512 != 0) &&
            channel < (std::ptrdiff_t{1} << 30) / larger(p.in_channels, 1);
+}
+
+// The panels of `lanes` channels [k, k + channels) and terms [first, last) from weights that are
+// panels as they lie: row after row, as memory likes them, where one panel is a narrow stripe.
+template <class Isa, class T>
+void pack_stripes(Compute<T>* packed, std::ptrdiff_t panel_size, std::ptrdiff_t lanes,
+                  const TermMatrix<T>& weight, std::ptrdiff_t k, std::ptrdiff_t channels,
+                  std::ptrdiff_t first, std::ptrdiff_t last) {
+    using V = Vec<Isa, Compute<T>>;
+    constexpr std::ptrdiff_t n = V::size;
+    for (std::ptrdiff_t t = first; t < last; ++t) {
+        const T* row = weight.data + k + t * weight.stride[2];
+        for (std::ptrdiff_t begin = 0; begin < channels; begin += lanes, row += lanes) {
+            const std::ptrdiff_t used = smaller(lanes, channels - begin);
+            Compute<T>* to =
+                packed + begin / lanes * panel_size + (t - first) * (ceil_div(used, n) * n);
+            for_each_vec<Isa, n>(used, [&](std::ptrdiff_t j, auto which) {
+                storeu(to + j, load<Isa>(row + j, which));
+            });
+        }
+    }
 }
 
 template <class Isa, class T>
@@ -144,7 +169,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     const std::ptrdiff_t window_channels =
         window_bytes / size / larger(b.images * rows.size * columns.size, 1);
     if (!direct && window_channels < p.in_channels)
-        chunk = smaller(chunk, larger((window_channels - 1) * taps, 1));
+        chunk = smaller(chunk, larger((window_channels - (taps > 1)) * taps, 1));
     // Low tiles read the panel so often that it should stay in L1. A handful of pixels hardly read
     // it at all: then the weights should come from memory in long runs.
     const bool few_pixels = b.images * b.rows * b.columns <= 8;
@@ -157,6 +182,10 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     if (!(few_pixels && p.panels))
         chunk = smaller(chunk, panel_bytes / size / (2 * vector) * (few_pixels ? 4 : 1) /
                                    (b.columns < 10 && !few_pixels ? 4 : 2));
+    // Weights that are copied anyway are copied for all channels at once.
+    const bool stripes = !p.panels && !in_place && is_panel<Isa>(weight) && terms > block_terms &&
+                         block_terms * (b.channels + 2 * vector) * size <= window_bytes;
+    if (stripes) chunk = block_terms;
     if (chunk < terms) chunk = larger(chunk / block_terms, 1) * block_terms;
     const std::ptrdiff_t chunks = larger(ceil_div(terms, chunk), 1);
     const std::ptrdiff_t chunk_channels =
@@ -178,17 +207,19 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     const std::ptrdiff_t panels = ceil_div(b.channels, lanes);
     std::ptrdiff_t group = panels;
     if (chunks > 1) group = smaller(panels, larger(sums_bytes / size / (tiles * tile_size), 1));
+    // Without a window to copy, chunks are best read soon after each other, from the same pages.
+    if (direct && !in_place && !stripes) group = smaller(group, 4);
 
     const std::ptrdiff_t window_size = direct               ? 0
                                        : channels_innermost ? b.images * layout.pitch.n
                                                             : chunk_channels * layout.pitch.c;
     const std::ptrdiff_t sums_size = (chunks > 1 ? group * tiles : 1) * tile_size;
+    const std::ptrdiff_t packed_size = p.panels ? 0 : chunk * lanes * (stripes ? panels : 1);
     char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
-        (window_size + (p.panels ? 0 : chunk * lanes) + sums_size + lanes) * size + chunk * 4 +
-        5 * 64)));
+        (window_size + packed_size + sums_size + lanes) * size + chunk * 4 + 5 * 64)));
     C* window = carve<C>(scratch, window_size);
     const C* source = window;
-    C* packed = carve<C>(scratch, p.panels ? 0 : chunk * lanes);
+    C* packed = carve<C>(scratch, packed_size);
     C* sums = carve<C>(scratch, sums_size);
     C* bias = carve<C>(scratch, lanes);
     std::int32_t* offset = carve<std::int32_t>(scratch, chunk);
@@ -227,6 +258,10 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                     }
                 }
             }
+            if (stripes)
+                pack_stripes<Isa>(packed, chunk * lanes, lanes, weight, b.k + group_begin * lanes,
+                                  smaller(group_end * lanes, b.channels) - group_begin * lanes,
+                                  first, last);
             for (std::ptrdiff_t i = group_begin; i < group_end; ++i) {
                 const std::ptrdiff_t k = b.k + i * lanes;
                 const std::ptrdiff_t used = smaller(lanes, b.k + b.channels - k);
@@ -234,19 +269,20 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                 const C* panel = packed;
                 std::ptrdiff_t panel_step = used_vectors * vector;
                 std::ptrdiff_t ahead = prefetch_terms * panel_step;
-                bool pack = !in_place || used % vector != 0;
+                bool pack = !stripes && (!in_place || used % vector != 0);
                 if (p.panels) {
                     panel_step = panel_lanes<C>;
                     ahead = prefetch_terms * panel_step;
                     panel = p.panel_of(k) + first * panel_step;
                     pack = false;
                 } else if constexpr (std::is_same_v<T, C>) {
-                    if (!pack) {
+                    if (!pack && !stripes) {
                         panel_step = weight.stride[2];
                         ahead = lanes;
                         panel = weight.data + k + first * panel_step;
                     }
                 }
+                if (stripes) panel = packed + (i - group_begin) * chunk * lanes;
                 if (pack) pack_panel<Isa>(packed, weight, k, used, first, last, used_vectors);
                 if (p.bias && q == chunks - 1)
                     pack_run<Isa>(bias, p.bias + k * p.bias_stride, p.bias_stride, 0, used, 1,

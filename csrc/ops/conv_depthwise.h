@@ -108,13 +108,8 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
             });
         }
         if (!any_nan) continue;
-        for (std::ptrdiff_t c = 0; c < channels; ++c) {
-            Correlation<T> one = p;
-            one.x += c * steps.x;
-            one.weight.data += c * steps.weight;
-            one.y += c * steps.y;
-            repair_borders<Isa>(one, {image, h, 0, 0, 1, 1, p.w.out, 1});
-        }
+        for (std::ptrdiff_t c = 0; c < channels; ++c)
+            repair_borders<Isa>(of_group<Isa>(p, steps, c), {image, h, 0, 0, 1, 1, p.w.out, 1});
     }
 }
 

@@ -81,6 +81,19 @@ struct GroupSteps {
     std::ptrdiff_t x, weight, panels, bias, y;
 };
 
+// The correlation of one group, from that of the first.
+template <class Isa, class T>
+Correlation<T> of_group(Correlation<T> p, const GroupSteps& steps, std::ptrdiff_t group) {
+    p.x += group * steps.x;
+    if (p.panels)
+        p.panels += group * steps.panels;
+    else
+        p.weight.data += group * steps.weight;
+    if (p.bias) p.bias += group * steps.bias;
+    p.y += group * steps.y;
+    return p;
+}
+
 struct DirectPlan {
     std::ptrdiff_t groups, images, rows;
     std::ptrdiff_t group_blocks, image_blocks, row_blocks;
@@ -230,13 +243,9 @@ void correlate_direct(const Correlation<T>& p, const GroupSteps& steps, std::ptr
             }
         }
     if (!any_nan) return;
-    for (std::ptrdiff_t group = g0; group < g1; ++group) {
-        Correlation<T> one = p;
-        one.x += group * steps.x;
-        one.weight.data += group * steps.weight;
-        one.y += group * steps.y;
-        repair_borders<Isa>(one, {n0, h0, 0, 0, n1 - n0, h1 - h0, p.w.out, p.out_channels});
-    }
+    for (std::ptrdiff_t group = g0; group < g1; ++group)
+        repair_borders<Isa>(of_group<Isa>(p, steps, group),
+                            {n0, h0, 0, 0, n1 - n0, h1 - h0, p.w.out, p.out_channels});
 }
 
 }  // namespace stableops

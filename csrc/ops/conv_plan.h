@@ -9,7 +9,7 @@ namespace stableops {
 // second level of every x86-64 core in use but the smallest, where it spills into the third.
 constexpr std::ptrdiff_t window_bytes = 512 << 10;
 constexpr std::ptrdiff_t panel_bytes = 128 << 10;
-constexpr std::ptrdiff_t sums_bytes = 512 << 10;
+constexpr std::ptrdiff_t sums_bytes = 1024 << 10;
 
 // Multiply-adds of a task that are worth handing to another thread (some 50 us).
 constexpr std::ptrdiff_t task_work = std::ptrdiff_t{1} << 22;
@@ -65,8 +65,7 @@ bool prefer_pixel_lanes(const Correlation<T>& p) {
     auto with_idle_lanes = [](std::ptrdiff_t used) {
         return static_cast<double>(ceil_div(used, vector) * vector) / static_cast<double>(used);
     };
-    const double packed_weights =
-        p.panels ? 0 : 12.0 / static_cast<double>(smaller(pixels, 1024));
+    const double packed_weights = p.panels ? 0 : 12.0 / static_cast<double>(smaller(pixels, 1024));
     const double transposition = 20.0 / static_cast<double>(larger(p.terms(), 1));
     const bool copied = p.h.taps * p.w.taps > 1 || p.h.stride * p.w.stride > 1;
     const double channels = static_cast<double>(p.out_channels);
@@ -90,6 +89,12 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
     if (plan.pixel_lanes && p.terms() > 2 * block_terms)
         block_pixels =
             larger(smaller(block_pixels, sums_bytes / size / p.out_channels), 6 * vector);
+    // Where weights are packed by copying, fewer pixels cost little, and a window of all terms is
+    // copied once.
+    const std::ptrdiff_t whole = window_bytes / size / larger(p.terms(), 1) / 14 * 14;
+    if (!plan.pixel_lanes && !p.panels && taps == 1 && is_panel<Isa>(join_axes<Isa>(p.weight)) &&
+        whole >= 128)
+        block_pixels = smaller(block_pixels, whole);
     // A window of one row and of the channels that one block of terms needs must fit.
     const std::ptrdiff_t least_channels = smaller(p.in_channels, block_terms / taps + 2);
     const std::ptrdiff_t places =
@@ -110,9 +115,10 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
     // packing. To read a weight takes as long as some ten multiplications with it.
     const std::ptrdiff_t work = larger(plan.images * plan.rows * plan.columns, 10) * p.terms();
     const std::ptrdiff_t least = ceil_div(larger(task_work / larger(work, 1), 1), 4 * vector);
-    plan.channels = smaller(larger(least, 2) * 4 * vector, p.out_channels);
     const std::ptrdiff_t pixel_tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks;
-    if (pixel_tasks >= 32) plan.channels = p.out_channels;
+    const std::ptrdiff_t shares = ceil_div(2 * num_threads(), pixel_tasks * others);
+    const std::ptrdiff_t share = ceil_div(ceil_div(p.out_channels, shares), 4 * vector);
+    plan.channels = smaller(larger(larger(least, 2), share) * 4 * vector, p.out_channels);
     plan.channel_blocks = ceil_div(p.out_channels, plan.channels);
 
     // A small image of few channels is one block: its rows are divided among the threads, as far as

@@ -4,7 +4,7 @@
 // row, tap column), canonical sums (gemm.h), then the bias. Four forms compute it, with the same
 // bits:
 //
-//   conv_streamed.h       packs nothing: few pixels, contiguous weights
+//   conv_streamed.h       packs nothing: few pixels, weights whose channels or terms are contiguous
 //   conv_channel_lanes.h  packs the weights: large layers
 //   conv_pixel_lanes.h    packs the patches: 1x1 layers
 //   conv_direct.h         packs nothing: few channels

@@ -1,6 +1,7 @@
 #pragma once
-// The correlation (conv_problem.h) of a handful of pixels with a weight whose output channels are
-// contiguous: the gradient of a linear layer's input for few rows.
+// The correlation (conv_problem.h) of a handful of pixels: with a weight whose output channels are
+// contiguous, the gradient of a linear layer's input for few rows; and (dots_weights) with one
+// whose terms are, the linear layer itself.
 //
 // Each weight is used a few times only, so memory is the limit, and memory should see whole rows of
 // the weight, one after another. So the chains of all channels advance together, four terms at a
@@ -26,7 +27,8 @@ bool streams_weights(const Correlation<T>& p) {
            p.images * p.h.out * p.w.out <= streamed_pixels;
 }
 
-// chain[i][lane] continued by `terms` terms: a[i][t * a_step] * b[t * b_step + lane]. `start`: from +0.
+// chain[i][lane] continued by `terms` terms: a[i][t * a_step] * b[t * b_step + lane]. `start`: from
+// +0.
 template <class Isa, class T, int rows, int terms>
 [[gnu::noinline]] void stream_terms(T* __restrict chain, std::ptrdiff_t pitch, const T* const* a,
                                     std::ptrdiff_t a_step, const T* __restrict b,
@@ -103,9 +105,9 @@ void correlate_streamed(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff
                     for (std::ptrdiff_t r = 0; r < rows; ++r)
                         a[r] = source[i + r] + t * p.x_stride.c;
                     (four ? stream_function<Isa, T, streamed_terms>(rows)
-                          : stream_function<Isa, T, 1>(rows))(
-                        chain + i * pitch, pitch, a, p.x_stride.c, b, weight.stride[2], lanes,
-                        t == block);
+                          : stream_function<Isa, T, 1>(rows))(chain + i * pitch, pitch, a,
+                                                              p.x_stride.c, b, weight.stride[2],
+                                                              lanes, t == block);
                 }
                 t += four ? streamed_terms : 1;
             }
@@ -117,6 +119,105 @@ void correlate_streamed(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff
         for (std::ptrdiff_t i = 0; i < pixels; ++i)
             store_tile<Isa>(target[i] + k, 0, 1, 1, lanes, total + i * pitch, pitch,
                             static_cast<const T*>(nullptr), p.accumulate);
+    }
+}
+
+// Few pixels with a weight whose terms are contiguous: a linear layer of few rows. A square of
+// weights is transposed into registers and used there, so that nothing but x is read twice.
+constexpr std::ptrdiff_t dotted_pixels = 8;
+
+template <class Isa>
+constexpr int dotted_rows = Isa::bytes == 64 ? 8 : 4;
+
+template <class Isa, class T>
+bool dots_weights(const Correlation<T>& p) {
+    constexpr std::ptrdiff_t n = Vec<Isa, Compute<T>>::size;
+    const TermMatrix<T> weight = join_axes<Isa>(p.weight);
+    return std::is_same_v<T, Compute<T>> && !p.panels && !p.outside_is_nothing && !p.accumulate &&
+           p.out_channels >= n && p.terms() >= n && is_pointwise<Isa>(p) && p.x_stride.c == 1 &&
+           p.y_stride.c == 1 && weight.count[0] * weight.count[1] == 1 && weight.stride[2] == 1 &&
+           p.images * p.h.out * p.w.out <= dotted_pixels;
+}
+
+// sums[i][lane] = sum of a[i][t] * b[lane * b_pitch + t], or that is added (`add`), for one block
+// of the canonical sum.
+template <class Isa, class T, int rows>
+[[gnu::noinline]] void dot_rows(T* __restrict sums, const T* const* a, const T* __restrict b,
+                                std::ptrdiff_t b_pitch, std::ptrdiff_t terms, bool add) {
+    using V = Vec<Isa, T>;
+    constexpr int n = V::size;
+    V acc[rows];
+    const T* row[rows];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+        acc[i] = V::zero();
+        row[i] = a[i];
+    }
+    std::ptrdiff_t t = 0;
+    for (; t + n <= terms; t += n) {
+        for (int j = 0; j < n; ++j) __builtin_prefetch(b + j * b_pitch + t + 512 / sizeof(T));
+        V column[n];
+        transpose<Isa>(b + t, b_pitch, column);
+#pragma GCC unroll 16
+        for (int j = 0; j < n; ++j)
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; ++i) acc[i] = fma(V::splat(row[i][t + j]), column[j], acc[i]);
+    }
+    for (; t < terms; ++t) {
+        T column[n];
+        for (int j = 0; j < n; ++j) column[j] = b[j * b_pitch + t];
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; ++i)
+            acc[i] = fma(V::splat(row[i][t]), loadu<Isa>(static_cast<const T*>(column)), acc[i]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i)
+        storeu(sums + i * n, add ? loadu<Isa>(sums + i * n) + acc[i] : acc[i]);
+}
+
+// Output channels [k0, k1) of all pixels; at least a vector of them.
+template <class Isa, class T>
+void correlate_dotted(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff_t k1) {
+    using V = Vec<Isa, T>;
+    constexpr std::ptrdiff_t n = V::size;
+    constexpr int group = dotted_rows<Isa>;
+    const std::ptrdiff_t pixels = p.images * p.h.out * p.w.out;
+    const std::ptrdiff_t terms = p.terms();
+    const T* source[dotted_pixels];
+    T* target[dotted_pixels];
+    for (std::ptrdiff_t i = 0; i < dotted_pixels; ++i) {
+        // Rows are whole groups: the last pixel is computed several times.
+        const std::ptrdiff_t pixel = smaller(i, pixels - 1);
+        const std::ptrdiff_t image = pixel / p.w.out / p.h.out;
+        const std::ptrdiff_t h = pixel / p.w.out % p.h.out;
+        const std::ptrdiff_t w = pixel % p.w.out;
+        source[i] = p.x + image * p.x_stride.n + (h * p.h.stride + p.h.first) * p.x_stride.h +
+                    (w * p.w.stride + p.w.first) * p.x_stride.w;
+        target[i] = p.y + image * p.y_stride.n + h * p.y_stride.h + w * p.y_stride.w;
+    }
+    T sums[group * n];
+    T bias[n];
+    for (std::ptrdiff_t next = k0; next < k1; next += n) {
+        // The last vector overlaps the one before.
+        const std::ptrdiff_t k = smaller(next, k1 - n);
+        if (p.bias) pack_run<Isa>(bias, p.bias + k * p.bias_stride, p.bias_stride, 0, n, 1, 1);
+        for (std::ptrdiff_t i = 0; i < pixels; i += group) {
+            const bool half = pixels - i <= group / 2;
+            for (std::ptrdiff_t t = 0; t < terms; t += block_terms) {
+                const T* a[group];
+                for (int j = 0; j < group; ++j) a[j] = source[i + j] + t;
+                (half ? dot_rows<Isa, T, group / 2>
+                      : dot_rows<Isa, T, group>)(sums, a,
+                                                 p.weight.data + k * p.weight.lane_stride + t,
+                                                 p.weight.lane_stride,
+                                                 smaller(block_terms, terms - t), t > 0);
+            }
+            for (std::ptrdiff_t j = 0; j < smaller(group, pixels - i); ++j) {
+                V v = loadu<Isa>(static_cast<const T*>(sums) + j * n);
+                if (p.bias) v = v + loadu<Isa>(static_cast<const T*>(bias));
+                storeu(target[i + j] + k, v);
+            }
+        }
     }
 }
 

@@ -58,8 +58,8 @@ struct WeightGradTiles {
     }
 };
 
-// Sums [channel, tap][lane] to grad_weight [lane][channel, tap], whose rows are contiguous; added to
-// what is there (`add`), or in its place.
+// Sums [channel, tap][lane] to grad_weight [lane][channel, tap], whose rows are contiguous; added
+// to what is there (`add`), or in its place.
 template <class Isa, class T>
 void store_weight_rows(T* to, std::ptrdiff_t lane_stride, std::ptrdiff_t lanes,
                        const Compute<T>* sums, const WeightGradTiles& tiles, std::ptrdiff_t pitch,
@@ -102,12 +102,20 @@ struct WeightGradPlan {
           channels_innermost(shape.x.c == 1 && shape.x.w != 1 && shape.in_channels > shape.groups),
           chunk(2 * block_terms) {
         // A 1x1 layer without padding is read where it lies, unless the channels of a tile would
-        // fall into one set of the cache.
+        // fall into one set of the cache, or the pixels of a chunk lie too far apart for 32 bits.
+        constexpr std::ptrdiff_t limit = std::ptrdiff_t{1} << 29;
+        auto near = [&](std::ptrdiff_t stride, std::ptrdiff_t steps) {
+            return (stride < 0 ? -stride : stride) <= limit / larger(steps, 1);
+        };
+        const std::ptrdiff_t images =
+            smaller(chunk / larger(shape.out_h * shape.out_w, 1) + 2, shape.batch);
         const std::ptrdiff_t step = shape.x.c * static_cast<std::ptrdiff_t>(sizeof(T));
         direct = std::is_same_v<T, Compute<T>> && shape.kernel_h == 1 && shape.kernel_w == 1 &&
                  shape.pad_top == 0 && shape.pad_left == 0 &&
                  (shape.out_h - 1) * shape.stride_h < shape.in_h &&
-                 (shape.out_w - 1) * shape.stride_w < shape.in_w && step % 2048 != 0;
+                 (shape.out_w - 1) * shape.stride_w < shape.in_w && step % 2048 != 0 &&
+                 near(shape.x.n, images) && near(shape.x.h, shape.in_h) &&
+                 near(shape.x.w, shape.in_w);
         const std::ptrdiff_t rows = smaller(chunk / larger(shape.out_w, 1) + 2, shape.out_h);
         rows_apart = apart_window(h, 0, rows).size < range_window(h, 0, rows).size;
     }
@@ -333,20 +341,62 @@ double plane_sum(const T* y, const Conv2dShape& shape) {
     return sum[0];
 }
 
+// Channels whose 32 sums stay in L1.
+constexpr std::ptrdiff_t bias_channels = 64;
+
+// total[k] + the sum of plane k, of up to bias_channels planes that are side by side in memory: the
+// sums of plane_sum with channels in the lanes.
+template <class Isa, class T>
+void add_plane_sums(double* total, const T* y, const Conv2dShape& shape, std::ptrdiff_t channels) {
+    using C = Compute<T>;
+    using D = Vec<Isa, double>;
+    constexpr std::ptrdiff_t lanes = 32;
+    double sum[lanes * bias_channels] = {};
+    std::ptrdiff_t lane = 0;
+    for (std::ptrdiff_t h = 0; h < shape.out_h; ++h)
+        for (std::ptrdiff_t w = 0; w < shape.out_w; ++w, lane = (lane + 1) % lanes) {
+            const T* pixel = y + h * shape.y.h + w * shape.y.w;
+            double* to = sum + lane * bias_channels;
+            for_each_vec<Isa, Vec<Isa, C>::size>(channels, [&](std::ptrdiff_t k, auto which) {
+                __builtin_prefetch(pixel + 8 * shape.y.w + k);
+                const Vec<Isa, C> v = load<Isa>(pixel + k, which);
+                if constexpr (sizeof(C) == 8) {
+                    storeu(to + k, loadu<Isa>(to + k) + v);
+                } else {
+                    double* high = to + k + D::size;
+                    storeu(to + k, loadu<Isa>(to + k) + widen_low<Isa>(v));
+                    storeu(high, loadu<Isa>(high) + widen_high<Isa>(v));
+                }
+            });
+        }
+    for (std::ptrdiff_t half = lanes / 2 * bias_channels; half >= bias_channels; half /= 2)
+        for (std::ptrdiff_t i = 0; i < half; ++i) sum[i] += sum[i + half];
+    for (std::ptrdiff_t k = 0; k < channels; ++k) total[k] += sum[k];
+}
+
 template <class Isa, class T>
 void bias_gradient(T* grad_bias, const T* grad_y, const Conv2dShape& shape) {
     using C = Compute<T>;
     const std::ptrdiff_t work = shape.batch * shape.out_h * shape.out_w;
-    const std::ptrdiff_t share =
-        smaller(larger((1 << 16) / larger(work, 1), 1), shape.out_channels);
+    const bool last = shape.y.c == 1;
+    std::ptrdiff_t share = larger((1 << 16) / larger(work, 1), 1);
+    if (last) share = ceil_div(share, bias_channels) * bias_channels;
     parallel_for<Isa>(ceil_div(shape.out_channels, share), [&](std::ptrdiff_t task) {
         const std::ptrdiff_t end = smaller((task + 1) * share, shape.out_channels);
-        for (std::ptrdiff_t k = task * share; k < end; ++k) {
-            double sum = 0;
-            for (std::ptrdiff_t n = 0; n < shape.batch; ++n)
-                sum += plane_sum<Isa>(grad_y + n * shape.y.n + k * shape.y.c, shape);
-            store(grad_bias + k * shape.bias, Vec<Isa, C>::splat(static_cast<C>(sum)),
-                  FirstLanes{1});
+        const std::ptrdiff_t step = last ? bias_channels : 1;
+        for (std::ptrdiff_t k = task * share; k < end; k += step) {
+            const std::ptrdiff_t channels = smaller(step, end - k);
+            double sum[bias_channels] = {};
+            for (std::ptrdiff_t n = 0; n < shape.batch; ++n) {
+                const T* plane = grad_y + n * shape.y.n + k * shape.y.c;
+                if (last)
+                    add_plane_sums<Isa>(sum, plane, shape, channels);
+                else
+                    sum[0] += plane_sum<Isa>(plane, shape);
+            }
+            for (std::ptrdiff_t i = 0; i < channels; ++i)
+                store(grad_bias + (k + i) * shape.bias, Vec<Isa, C>::splat(static_cast<C>(sum[i])),
+                      FirstLanes{1});
         }
     });
 }

@@ -38,9 +38,8 @@ std::size_t taps_bytes(std::ptrdiff_t in, std::ptrdiff_t out) {
            static_cast<std::size_t>(in) * 2 * sizeof(std::int32_t);
 }
 
-// step: 0 where the sizes say it.
 template <class Isa, class C>
-AxisTaps<C> make_taps(char* memory, std::ptrdiff_t in, std::ptrdiff_t out, double step,
+AxisTaps<C> make_taps(char* memory, std::ptrdiff_t in, std::ptrdiff_t out, double factor,
                       bool bilinear, bool align_corners) {
     AxisTaps<C> t;
     t.in = in;
@@ -52,7 +51,7 @@ AxisTaps<C> make_taps(char* memory, std::ptrdiff_t in, std::ptrdiff_t out, doubl
     t.begin = t.second + out;
     t.end = t.begin + in;
     // As PyTorch: nearest images of the same or twice the size ignore a fractional factor.
-    const bool from_sizes = step == 0 || (bilinear ? align_corners : out == in || out == 2 * in);
+    const bool from_sizes = factor == 0 || (bilinear ? align_corners : out == in || out == 2 * in);
     for (std::ptrdiff_t i = 0; i < in; ++i) {
         t.begin[i] = static_cast<std::int32_t>(out);
         t.end[i] = 0;
@@ -77,8 +76,9 @@ AxisTaps<C> make_taps(char* memory, std::ptrdiff_t in, std::ptrdiff_t out, doubl
             rest = static_cast<double>(number % divisor);
             parts = static_cast<double>(divisor);
         } else {
-            double place = static_cast<double>(o) * step;
-            if (bilinear) place = (static_cast<double>(o) + 0.5) * step - 0.5;
+            // Not times 1 / factor: 49 * (1 / 49) is less than 1.
+            double place = static_cast<double>(o) / factor;
+            if (bilinear) place = (static_cast<double>(o) + 0.5) / factor - 0.5;
             if (place < 0) place = 0;
             first = static_cast<std::ptrdiff_t>(place);
             rest = place - static_cast<double>(first);
@@ -108,8 +108,8 @@ struct ImageTaps {
         const std::size_t bytes = (taps_bytes<Isa, C>(s.in_h, s.out_h) + 63) / 64 * 64;
         block = acquire_block(bytes + taps_bytes<Isa, C>(s.in_w, s.out_w));
         char* memory = static_cast<char*>(block);
-        h = make_taps<Isa, C>(memory, s.in_h, s.out_h, s.step_h, bilinear, s.align_corners);
-        w = make_taps<Isa, C>(memory + bytes, s.in_w, s.out_w, s.step_w, bilinear,
+        h = make_taps<Isa, C>(memory, s.in_h, s.out_h, s.factor_h, bilinear, s.align_corners);
+        w = make_taps<Isa, C>(memory + bytes, s.in_w, s.out_w, s.factor_w, bilinear,
                               s.align_corners);
     }
     ~ImageTaps() { release_block(block); }

@@ -119,12 +119,66 @@ void normalize_row(const NormShape& shape, const NormOperand& y, const NormOpera
     save_statistics<Isa>(r, row, mean, rstd, variance);
 }
 
+// Rows of one segment, a register of them at a time: a row a lane from its sums to its rstd, because
+// divisions and the root would take longer than a short row's elements.
+template <class Isa, class C>
+void normalize_short_rows(const NormShape& shape, const NormOperand& y, const NormOperand& x,
+                          const NormAffine& affine, double eps, std::ptrdiff_t row,
+                          std::ptrdiff_t end, double* mean, double* rstd, double* variance) {
+    using D = Vec<Isa, double>;
+    constexpr std::ptrdiff_t lanes = D::size;
+    const Segment s = Segments<Isa>(shape)[0];
+    const double n = static_cast<double>(shape.cols());
+    for (; row < end; row += lanes) {
+        const int count = static_cast<int>(smaller<Isa>(end - row, lanes));
+        C* scratch = segment_scratch<Isa, C>(2);
+        double shift[lanes] = {}, parts[4][lanes] = {};
+        for (int k = 0; k < count; ++k) {
+            const SegmentData<C> from = read_segment<Isa>(shape, x, row + k, s, scratch);
+            const ShiftedSums<Isa, C> sums =
+                segment_shifted_sums<Isa>(from, s, shape.planes_are_channels, 1);
+            const Pair<Isa> s1 = as_pair(sums.s1), s2 = as_pair(sums.s2);
+            shift[k] = static_cast<double>(from.data[0]);
+            parts[0][k] = s1.hi[0];
+            parts[1][k] = s1.lo[0];
+            parts[2][k] = s2.hi[0];
+            parts[3][k] = s2.lo[0];
+        }
+        const auto part = [&](int k) { return loadu<Isa>(parts[k]); };
+        ShiftedSums<Isa, C> sums;
+        if constexpr (sizeof(C) == 8) {
+            sums = {{part(0), part(1)}, {part(2), part(3)}};
+        } else {
+            sums = {part(0), part(2)};
+        }
+        const Moments<Isa> m = moments_of<Isa, C>(sums, loadu<Isa>(shift), n);
+        const RowStatistics<Isa> all(m, n, eps, 1);
+        for (int k = 0; k < count; ++k) {
+            if constexpr (sizeof(C) == 8) {
+                if (prescale_for<Isa>(m.mean.hi[k], m.m2.hi[k], eps) != 1) {
+                    normalize_row<Isa, C>(shape, y, x, affine, eps, row + k, mean, rstd, variance);
+                    continue;
+                }
+            }
+            const RowStatistics<Isa> r(all, k);
+            emit_part<Isa>(shape, y, x, affine, row + k, s, r, scratch);
+            save_statistics<Isa>(r, row + k, mean, rstd, variance);
+        }
+    }
+}
+
 template <class Isa, class C>
 void normalize_along(const NormShape& shape, const NormOperand& y, const NormOperand& x,
                      const NormAffine& affine, double eps, double* mean, double* rstd,
                      double* variance) {
     const Segments<Isa> segments(shape);
-    if (shape.rows() >= few_rows || segments.count == 1) {
+    if (segments.count == 1) {
+        for_row_runs<Isa>(shape.rows(), shape.cols(), [&](std::ptrdiff_t row, std::ptrdiff_t end) {
+            normalize_short_rows<Isa, C>(shape, y, x, affine, eps, row, end, mean, rstd, variance);
+        });
+        return;
+    }
+    if (shape.rows() >= few_rows) {
         for_row_runs<Isa>(shape.rows(), shape.cols(), [&](std::ptrdiff_t row, std::ptrdiff_t end) {
             for (; row < end; ++row)
                 normalize_row<Isa, C>(shape, y, x, affine, eps, row, mean, rstd, variance);
@@ -412,15 +466,14 @@ void normalize(const NormShape& shape, const NormOperand& y, const NormOperand& 
     }
 }
 
-// Statistics that are given. A variance beyond 2^1000 or a mean whose difference to an element
-// overflows is worked on prescaled.
+// Statistics that are given. A quarter is worked on where variance + eps or the difference of an
+// element and the mean may overflow: x - mean does not while |mean| < 2^970, half a unit in the last
+// place of the largest x.
 template <class Isa>
 RowStatistics<Isa> known_statistics(double mean, double variance, double eps, bool prescales) {
     using D = Vec<Isa, double>;
-    const double prescale = prescales && (variance > 0x1p1000 || mean > 0x1p1000 ||
-                                          mean < -0x1p1000)
-                                ? 0x1p-600
-                                : 1;
+    const bool large = variance > 0x1p1000 || eps > 0x1p1000 || mean > 0x1p969 || mean < -0x1p969;
+    const double prescale = prescales && large ? 0.25 : 1;
     const D zero = D::zero();
     return {{{D::splat(mean * prescale), zero}, {D::splat(variance * prescale * prescale), zero}},
             1, eps, prescale};

@@ -73,6 +73,13 @@ template <class Isa, class C>
     return sums;
 }
 
+// Weights of positions [i, i + lanes), of n. What lies beyond is the next group's, which may be infinite.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> weights_at(const double* weight, std::ptrdiff_t i,
+                                                          std::ptrdiff_t n) {
+    return load_some<Isa>(weight + i, larger<Isa>(n - i, std::ptrdiff_t{0}));
+}
+
 // `beyond_x` gives no term with a gradient of 0. weight: at the position, or nullptr.
 template <class Isa, class C, class Terms>
 [[gnu::always_inline]] inline RowSums<Isa, Terms::count> segment_sums(
@@ -87,7 +94,7 @@ template <class Isa, class C, class Terms>
         each_slot<Isa, C, 2>(n, {g.data + k * g.pitch, x.data + k * x.pitch}, {0, beyond_x},
                              [&](int slot, std::ptrdiff_t i, D(&v)[2])
                                  __attribute__((always_inline)) {
-                                     if (weight) v[0] = v[0] * loadu<Isa>(weight + i);
+                                     if (weight) v[0] = v[0] * weights_at<Isa>(weight, i, n);
                                      D terms[Terms::count];
                                      terms_of(v, terms);
 #pragma GCC unroll 3
@@ -110,10 +117,14 @@ struct RowGradient {
     double scaled_rstd;  // of prescaled x
 };
 
+// The power of two below an extreme rstd, so that rstd / prescale and (x - mean) prescale are near 1
+// and no product of them leaves the range.
 template <class Isa>
 double gradient_prescale(double rstd, bool prescales) {
-    if (!prescales) return 1;
-    return rstd < 0x1p-500 ? 0x1p-600 : rstd > 0x1p500 ? 0x1p600 : 1;
+    if (!prescales || !(rstd < 0x1p-500 || rstd > 0x1p500)) return 1;
+    if (rstd < 0x1p-1022) return 0x1p-1022;
+    const std::uint64_t bits = __builtin_bit_cast(std::uint64_t, rstd) & 0x7ff0000000000000u;
+    return rstd <= 0x1.fffffffffffffp1023 ? __builtin_bit_cast(double, bits) : 0x1p1023;
 }
 
 template <class Isa, int count>
@@ -140,6 +151,13 @@ RowGradient<Isa> row_gradient(const RowSums<Isa, count>& s, double n, Vec<Isa, d
     return r;
 }
 
+// Adds the first `count` lanes, if any: behind them lie the next group's columns.
+template <class Isa>
+[[gnu::always_inline]] inline void add_columns(double* columns, Vec<Isa, double> term,
+                                               std::ptrdiff_t count) {
+    if (count > 0) store_some(columns, load_some<Isa>(columns, count) + term, count);
+}
+
 // A segment; with weights by position, `columns` (if any) get grad_y and grad_y d rstd added.
 template <class Isa, class C>
 void emit_gradient(C* out, const C* g, const C* x, std::ptrdiff_t n, const RowGradient<Isa>& r,
@@ -160,9 +178,8 @@ void emit_gradient(C* out, const C* g, const C* x, std::ptrdiff_t n, const RowGr
                 d = d - r.mean;
             }
             D u = gradient.part[k];
-            if (weight_columns)
-                storeu(weight_columns + at, loadu<Isa>(weight_columns + at) + u * (d * xhat));
-            if (bias_columns) storeu(bias_columns + at, loadu<Isa>(bias_columns + at) + u);
+            if (weight_columns) add_columns<Isa>(weight_columns + at, u * (d * xhat), n - at);
+            if (bias_columns) add_columns<Isa>(bias_columns + at, u, n - at);
             D p = weight ? r.rstd * loadu<Isa>(weight + at) : scale;
             v.part[k] = (u * p - r.c) - d * r.t;
         }

@@ -105,9 +105,10 @@ template <class Isa, class C, class Form, int slots>
     return {Form::fold(s1, Plus{}), Form::fold(s2, Plus{})};
 }
 
+// In every lane.
 template <class Isa, class C>
-Moments<Isa> segment_moments(const SegmentData<C>& x, const Segment& s, bool fold_planes,
-                             double prescale) {
+ShiftedSums<Isa, C> segment_shifted_sums(const SegmentData<C>& x, const Segment& s,
+                                         bool fold_planes, double prescale) {
     using D = Vec<Isa, double>;
     constexpr int slots = sum_lanes / D::size;
     ShiftedSums<Isa, C> sums[slots], total = no_sums<Isa, C>();
@@ -127,7 +128,15 @@ Moments<Isa> segment_moments(const SegmentData<C>& x, const Segment& s, bool fol
 #pragma GCC unroll 8
         for (int j = 0; j < slots; ++j) sums[j] = no_sums<Isa, C>();
     }
-    return moments_of<Isa, C>(total, shift, static_cast<double>(s.planes * s.n));
+    return total;
+}
+template <class Isa, class C>
+Moments<Isa> segment_moments(const SegmentData<C>& x, const Segment& s, bool fold_planes,
+                             double prescale) {
+    using D = Vec<Isa, double>;
+    return moments_of<Isa, C>(segment_shifted_sums<Isa>(x, s, fold_planes, prescale),
+                              D::splat(static_cast<double>(x.data[0]) * prescale),
+                              static_cast<double>(s.planes * s.n));
 }
 
 // The sums of channels [channel, channel + count) of a strip over a segment, in `strip_registers`
@@ -186,6 +195,13 @@ struct RowStatistics {
           variance((m.m2.hi + m.m2.lo) / D::splat(n)),
           rstd(D::splat(1) / sqrt(variance + D::splat(eps * prescale * prescale))),
           prescale(prescale) {}
+
+    // One lane of another.
+    RowStatistics(const RowStatistics& r, int lane)
+        : mean{D::splat(r.mean.hi[lane]), D::splat(r.mean.lo[lane])},
+          variance(D::splat(r.variance[lane])),
+          rstd(D::splat(r.rstd[lane])),
+          prescale(r.prescale) {}
 };
 
 // The power of two that a float64 row of these moments needs, or 1.

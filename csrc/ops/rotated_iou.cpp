@@ -13,7 +13,9 @@
 #include "rotated_iou.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 namespace stableops {
@@ -58,24 +60,54 @@ DoubleLength real(double value, DoubleLength) { return {value, 0}; }
 double value_of(double x) { return x; }
 double value_of(DoubleLength x) { return x.high; }
 
-// Sine and cosine of degrees. The angle less a multiple of 90 is exact; Taylor's series then needs
-// 27 terms at pi / 4 for 2^-106.
+// Taylor's series without their first terms: c[0] + c[1] z + ..., of which `tail` is below 2^-50.
+template <int terms, int tail_terms>
+DoubleLength series(DoubleLength z, const DoubleLength (&c)[terms],
+                    const double (&tail)[tail_terms]) {
+    double rest = tail[tail_terms - 1];
+    for (int k = tail_terms - 2; k >= 0; --k) rest = rest * z.high + tail[k];
+    DoubleLength sum = real(rest, DoubleLength{});
+    for (int k = terms - 1; k >= 0; --k) sum = sum * z + c[k];
+    return sum;
+}
+// -1/3!, 1/5!, -1/7! ... and -1/2!, 1/4!, -1/6! ...: up to 2^-106 for pi / 4.
+constexpr DoubleLength sine_terms[] = {
+    {-0x1.5555555555555p-3, -0x1.5555555555555p-57},
+    {0x1.1111111111111p-7, 0x1.1111111111111p-63},
+    {-0x1.a01a01a01a01ap-13, -0x1.a01a01a01a01ap-73},
+    {0x1.71de3a556c734p-19, -0x1.c154f8ddc6c00p-73},
+    {-0x1.ae64567f544e4p-26, 0x1.c062e06d1f209p-80},
+    {0x1.6124613a86d09p-33, 0x1.f28e0cc748ebep-87},
+    {-0x1.ae7f3e733b81fp-41, -0x1.1d8656b0ee8cbp-97},
+};
+constexpr double sine_tail[] = {
+    0x1.952c77030ad4ap-49, -0x1.2f49b46814157p-57, 0x1.71b8ef6dcf572p-66, -0x1.761b41316381ap-75,
+    0x1.3f3ccdd165fa9p-84, -0x1.d1ab1c2dccea3p-94, 0x1.259f98b4358adp-103,
+};
+constexpr DoubleLength cosine_terms[] = {
+    {-0x1.0000000000000p-1, 0x0.0p+0}, {0x1.5555555555555p-5, 0x1.5555555555555p-59},
+    {-0x1.6c16c16c16c17p-10, 0x1.f49f49f49f49fp-65},
+    {0x1.a01a01a01a01ap-16, 0x1.a01a01a01a01ap-76},
+    {-0x1.27e4fb7789f5cp-22, -0x1.cbbc05b4fa99ap-76},
+    {0x1.1eed8eff8d898p-29, -0x1.2aec959e14c06p-83},
+    {-0x1.93974a8c07c9dp-37, -0x1.05d6f8a2efd1fp-92},
+    {0x1.ae7f3e733b81fp-45, 0x1.1d8656b0ee8cbp-101},
+};
+constexpr double cosine_tail[] = {
+    -0x1.6827863b97d97p-53, 0x1.e542ba4020225p-62, -0x1.0ce396db7f853p-70, 0x1.f2cf01972f578p-80,
+    -0x1.88e85fc6a4e5ap-89, 0x1.0a18a2635085dp-98, -0x1.3932c5047d60ep-108,
+};
+
+// Sine and cosine of degrees. The angle less a multiple of 90 is exact.
 void sine_and_cosine(double degrees, DoubleLength& sine, DoubleLength& cosine) {
     double turn = std::fmod(degrees, 360.0);
     double quarters = std::nearbyint(turn / 90.0);
     constexpr DoubleLength radians_per_degree = {0x1.1df46a2529d39p-6, 0x1.5c1d8becdd291p-62};
     DoubleLength angle = real(turn - 90.0 * quarters, DoubleLength{}) * radians_per_degree;
-    DoubleLength sum_sine = {0, 0};
-    DoubleLength sum_cosine = {0, 0};
-    DoubleLength term = {1, 0};
-    for (int n = 0; n < 28; ++n) {
-        DoubleLength signed_term = n & 2 ? -term : term;
-        if (n & 1)
-            sum_sine = sum_sine + signed_term;
-        else
-            sum_cosine = sum_cosine + signed_term;
-        term = term * angle / real(n + 1, DoubleLength{});
-    }
+    const DoubleLength z = angle * angle;
+    const DoubleLength sum_sine = angle + angle * (z * series(z, sine_terms, sine_tail));
+    const DoubleLength sum_cosine =
+        real(1, DoubleLength{}) + z * series(z, cosine_terms, cosine_tail);
     int quadrant = static_cast<int>(quarters) & 3;
     sine = quadrant & 1 ? sum_cosine : sum_sine;
     cosine = quadrant & 1 ? sum_sine : sum_cosine;
@@ -203,6 +235,12 @@ bool clearly_apart(const RotatedBox& a, const RotatedBox& b, const Scene& scene)
                  scene.height_a * c);
 }
 
+// x * 2^exponent, without a call where 2^exponent is a normal number.
+double scaled(double x, int exponent) {
+    if (exponent < -1022 || exponent > 1023) return std::ldexp(x, exponent);
+    return x * std::bit_cast<double>(static_cast<std::uint64_t>(exponent + 1023) << 52);
+}
+
 // (high - low) * 2^exponent, exact but for underflow.
 DoubleLength scaled_difference(double high, double low, int exponent) {
     DoubleLength difference = exact_sum(high, -low);
@@ -210,7 +248,7 @@ DoubleLength scaled_difference(double high, double low, int exponent) {
         difference = exact_sum(0.5 * high, -0.5 * low);
         ++exponent;
     }
-    return {std::ldexp(difference.high, exponent), std::ldexp(difference.low, exponent)};
+    return {scaled(difference.high, exponent), scaled(difference.low, exponent)};
 }
 
 }  // namespace
@@ -241,10 +279,10 @@ double rotated_iou(const RotatedBox& a, const RotatedBox& b) noexcept {
     int exponent;
     std::frexp(std::max({a.width, a.height, b.width, b.height}), &exponent);
     Scene scene;
-    scene.width_a = std::ldexp(a.width, -exponent);
-    scene.height_a = std::ldexp(a.height, -exponent);
-    scene.width_b = std::ldexp(b.width, -exponent);
-    scene.height_b = std::ldexp(b.height, -exponent);
+    scene.width_a = scaled(a.width, -exponent);
+    scene.height_a = scaled(a.height, -exponent);
+    scene.width_b = scaled(b.width, -exponent);
+    scene.height_b = scaled(b.height, -exponent);
     scene.offset_x = scaled_difference(b.x, a.x, -exponent);
     scene.offset_y = scaled_difference(b.y, a.y, -exponent);
     // Centres further apart than twice the largest size; also keeps infinities out of what follows.

@@ -409,6 +409,9 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
             T* grad_line = grad == nullptr ? nullptr : direct_grad ? grad + first : spare_grad;
             auto vector = [&](std::ptrdiff_t i, int first_slot, auto lanes)
                 [[gnu::always_inline]] {
+                    // As in elementwise.h: the processor's own prefetching is too short-sighted.
+                    __builtin_prefetch(x + i + 2048 / sizeof(T));
+                    __builtin_prefetch(y + i + 2048 / sizeof(T));
                     CrossEntropyVectors<Isa, T> v;
                     v.x = load<Isa>(x + i, lanes);
                     v.y = load<Isa>(y + i, lanes);

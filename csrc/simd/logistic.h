@@ -158,26 +158,35 @@ constexpr Powers<steps> power_table = [] {
     return table;
 }();
 
-// sigmoid in float32 lanes, in half the time of float64 lanes, and right where a lane of `uncertain` is 0.
+// A value rounded to float32 and what the rounding took off.
+template <class Isa>
+struct FloatAndRest {
+    Vec<Isa, float> value, rest;
+
+    // Bits that are 0 where the rounding is certain: where value stays although rest grows by 2^-8 or
+    // 2^-10, which where it matters is at least 2^-33 or 2^-35 of value, the error of sigmoid_float32.
+    [[gnu::always_inline]] inline Mask<Isa, float> uncertain() const {
+        constexpr float growth = lookup_size<Isa> == 32 ? 1 + 0x1p-10f : 1 + 0x1p-8f;
+        return bits(value) ^ bits(fma(rest, Vec<Isa, float>::splat(growth), value));
+    }
+};
+
+// sigmoid in float32 lanes, in half the time of float64 lanes, for x >= -60 or NaN: below, rest would
+// become subnormal.
 //
 // With a table of N = 16 or 32 powers (as many as registers hold), u = exp(-x) = T (1 + r + small):
 // T = 2^(n/N), |r| <= ln 2 / 2N without error, and small = r^2 q(r) + (1 + r) (n (the rest of ln 2 / N) +
 // the rest of T), at most 2^-12 or 2^-14. 1 + u is kept as d + d_lo: 1 + T with its error, then T r by
 // fma with its error, then T small. The quotient is q + q (e + e^2) with q = 1 / d rounded and
-// e = 1 - q (d + d_lo), of the size of small. All roundings are of terms of that size, so the relative error
-// of the unrounded y, eight of them, is below 2^-33 or 2^-35; measured 2^-33.6 and 2^-35.5.
-//
-// What rounding y took off is `rest`; y is certain unless it grows to half a unit when made larger by
-// 2^-8 or 2^-10, which is at least 2^-33 or 2^-35 of y. Below -60 nothing is certain: rest would become
-// subnormal.
+// e = 1 - q (d + d_lo), of the size of small, which the code has with its sign changed at first. All
+// roundings are of terms of that size, so the relative error of value + rest, eight of them, is below
+// 2^-33 or 2^-35; measured 2^-33.6 and 2^-35.5.
 template <class Isa>
-[[gnu::always_inline]] inline Vec<Isa, float> sigmoid_float32(Vec<Isa, float> x,
-                                                              Mask<Isa, float>& uncertain) {
+[[gnu::always_inline]] inline FloatAndRest<Isa> sigmoid_float32(Vec<Isa, float> x) {
     using V = Vec<Isa, float>;
     using I = Mask<Isa, float>;
     constexpr int steps = lookup_size<Isa>;
     constexpr int shift = steps == 32 ? 18 : 19;
-    constexpr float growth = steps == 32 ? 1 + 0x1p-10f : 1 + 0x1p-8f;
     constexpr float ln2_float = static_cast<float>(ln2_high);
     constexpr float ln2_rest = static_cast<float>(ln2_high - ln2_float);
     const V one = V::splat(1), magic = V::splat(0x1.8p23f);
@@ -195,12 +204,47 @@ template <class Isa>
     V d = fma(power, r, sum);
     V d_lo = fma(power, small, fma(power, r, sum - d) + sum_lo);
     V inverse = one / d;
-    V e = fma(-inverse, d_lo, fma(-inverse, d, one));
-    e = fma(e, e, e);
+    V e = fma(inverse, d_lo, fma(inverse, d, -one));
+    e = fma(e, e, -e);
     V y = fma(e, inverse, inverse);
-    V rest = fma(e, inverse, inverse - y);
-    V grown = fma(rest, V::splat(growth), y);
-    uncertain = (bits(y) ^ bits(grown)) | (bits(x) ^ bits(max(V::splat(-60), x)));
+    return {y, fma(e, inverse, inverse - y)};
+}
+
+// Bits that are 0 where x >= least or NaN.
+template <class Isa>
+[[gnu::always_inline]] inline Mask<Isa, float> below(float least, Vec<Isa, float> x) {
+    return bits(x) ^ bits(max(Vec<Isa, float>::splat(least), x));
+}
+
+// g * sigmoid(x) by way of float64, error 2^-45 before the one rounding. Out of line, so that the loop
+// around the way in float32 keeps the registers.
+template <class Isa>
+[[gnu::noinline]] Vec<Isa, float> times_sigmoid_careful(Vec<Isa, float> g, Vec<Isa, float> x) {
+    return narrow(widen_low(g) * sigmoid_fast(widen_low(x)),
+                  widen_high(g) * sigmoid_fast(widen_high(x)));
+}
+
+// The same in float32 lanes, right where a lane of `uncertain` is 0: there both ways round alike.
+//
+// For x >= -20, sigmoid is above 2^-29 and its rest far from subnormal; for g = 0 or 2^-63 <= |g| <=
+// 2^126, so is what fma finds the product to lack. That is kept with its sign changed: so a zero,
+// p - (+0), keeps its own. Nothing but these last bits adds to sigmoid's error.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, float> times_sigmoid_float32(Vec<Isa, float> g,
+                                                                    Vec<Isa, float> x,
+                                                                    Mask<Isa, float>& uncertain) {
+    using V = Vec<Isa, float>;
+    using I = Mask<Isa, float>;
+    FloatAndRest<Isa> s = sigmoid_float32(x);
+    V p = g * s.value;
+    V excess = fma(-g, s.rest, fma(-g, s.value, p));
+    V y = p - excess;
+    V size = abs(g);
+    // A NaN becomes 2^126 here. |g| = 0 differs from 2^-63 in one bit, which no other |g| outside the
+    // range is alone in having.
+    V allowed = max(min(size, V::splat(0x1p126f)), V::splat(0x1p-63f));
+    I outside = (bits(size) ^ bits(allowed)) & ~bits(V::splat(0x1p-63f));
+    uncertain = FloatAndRest<Isa>{y, (p - y) - excess}.uncertain() | outside | below(-20, x);
     return y;
 }
 
@@ -230,7 +274,9 @@ struct Sigmoid {
                                                                  Mask<Isa, float>& uncertain)
         requires(lookup_size<Isa> > 0)
     {
-        return sigmoid_float32(x, uncertain);
+        FloatAndRest<Isa> y = sigmoid_float32(x);
+        uncertain = y.uncertain() | below(-60, x);
+        return y.value;
     }
 };
 

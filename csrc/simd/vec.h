@@ -15,10 +15,25 @@
 
 namespace stableops {
 
+// Sums and products of whole numbers wrap around, for which C++ wants them unsigned.
+template <class T>
+struct Wrapping {
+    using type = T;
+};
+template <>
+struct Wrapping<std::int32_t> {
+    using type = std::uint32_t;
+};
+template <>
+struct Wrapping<std::int64_t> {
+    using type = std::uint64_t;
+};
+
 template <class Isa, class T>
 struct Vec {
     static constexpr int size = Isa::bytes / static_cast<int>(sizeof(T));
     typedef T Raw __attribute__((vector_size(Isa::bytes)));
+    typedef typename Wrapping<T>::type Wrapped __attribute__((vector_size(Isa::bytes)));
     Raw raw;
 
     [[gnu::always_inline]] static inline Vec zero() { return {Raw{}}; }
@@ -54,15 +69,18 @@ using Mask = Vec<Isa, typename SameWidthInt<T>::type>;
 
 template <class Isa, class T>
 [[gnu::always_inline]] inline Vec<Isa, T> operator+(Vec<Isa, T> a, Vec<Isa, T> b) {
-    return {a.raw + b.raw};
+    using V = Vec<Isa, T>;
+    return {(typename V::Raw)((typename V::Wrapped)a.raw + (typename V::Wrapped)b.raw)};
 }
 template <class Isa, class T>
 [[gnu::always_inline]] inline Vec<Isa, T> operator-(Vec<Isa, T> a, Vec<Isa, T> b) {
-    return {a.raw - b.raw};
+    using V = Vec<Isa, T>;
+    return {(typename V::Raw)((typename V::Wrapped)a.raw - (typename V::Wrapped)b.raw)};
 }
 template <class Isa, class T>
 [[gnu::always_inline]] inline Vec<Isa, T> operator*(Vec<Isa, T> a, Vec<Isa, T> b) {
-    return {a.raw * b.raw};
+    using V = Vec<Isa, T>;
+    return {(typename V::Raw)((typename V::Wrapped)a.raw * (typename V::Wrapped)b.raw)};
 }
 template <class Isa, class T>
 [[gnu::always_inline]] inline Vec<Isa, T> operator/(Vec<Isa, T> a, Vec<Isa, T> b) {
@@ -70,12 +88,12 @@ template <class Isa, class T>
 }
 template <class Isa, class T>
 [[gnu::always_inline]] inline Vec<Isa, T> operator-(Vec<Isa, T> a) {
-    return {-a.raw};
+    using V = Vec<Isa, T>;
+    return {(typename V::Raw)(-(typename V::Wrapped)a.raw)};
 }
 template <class Isa, class T>
 [[gnu::always_inline]] inline Vec<Isa, T>& operator+=(Vec<Isa, T>& a, Vec<Isa, T> b) {
-    a.raw += b.raw;
-    return a;
+    return a = a + b;
 }
 
 template <class Isa, class T>

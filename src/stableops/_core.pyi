@@ -116,6 +116,7 @@ def interpolate_backward(
     scale_factor: object,
     /,
 ) -> Any: ...
+def rearrange_into(y: NDArray[Any], x: NDArray[Any], /) -> None: ...
 def softmax(
     x: ArrayLike,
     axis: int | tuple[int, ...] | None,

@@ -32,7 +32,9 @@ def logsumexp(
     keepdims : bool, default False
         Keep the summed axes with size 1.
     where : array_like of bool, optional
-        Broadcastable to `x`. Elements where it is False are left out.
+        Broadcastable to `x`. Elements where it is False are left out. With a mask, also one that
+        is True everywhere, and with `b`, the sum is formed in float64, so that the last bit of a
+        float32 result may be another than without. Beside `b` it costs a copy of `b`.
     b : array_like, optional
         Weights, broadcastable to `x`, of either sign. An element with weight 0 takes no part,
         whatever it is.
@@ -63,7 +65,8 @@ def logsumexp(
     probabilities that sum to nearly 1), that row is summed again in triple length, at some 25 ns an
     element; digits are right down to results of 2^-95. With `b`, that sum is exact but for the
     exponentials: weights of equal elements that cancel leave what is below them, whatever its size;
-    sums of different exponentials that cancel by more than 95 bits are beyond it. float16 and
+    sums of different exponentials that cancel by more than 95 bits are beyond it. Each level of
+    equal elements that cancel entirely reads the row once more. float16 and
     bfloat16 are computed in float32 and rounded once.
 
     A row with NaN gives NaN, one with +inf gives +inf, one of nothing but -inf gives -inf. A

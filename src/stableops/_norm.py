@@ -159,7 +159,8 @@ def batch_norm_backward(
     for float64 arrays), in segments of 4096 values. For float64 arrays the rounding error of the
     saved mean is found from sum(d) and taken out, so nearly constant channels keep their digits.
     Each gradient differs from the exact one by at most 1 ULP and 2^-40 (float64: 2^-48) of the sum
-    of its terms' absolute values.
+    of its terms' absolute values, in which |d| is taken for ``|d| + 1 / rstd`` (for float32
+    ``|d| + 1 / rstd + 2^-10 |mean|``: the mean is a float64).
 
     Examples
     --------

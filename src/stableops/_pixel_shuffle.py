@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stableops import _core
+
 __all__ = ["pixel_shuffle", "pixel_unshuffle"]
 
 
@@ -29,7 +31,7 @@ def pixel_shuffle(input: ArrayLike, upscale_factor: int) -> Any:
     Raises
     ------
     TypeError
-        If `upscale_factor` is no int.
+        If `upscale_factor` is no int, or `input` a masked array.
     ValueError
         If `input` has fewer than three dimensions, or r * r does not divide its channels.
 
@@ -83,7 +85,7 @@ def pixel_unshuffle(input: ArrayLike, downscale_factor: int) -> Any:
     Raises
     ------
     TypeError
-        If `downscale_factor` is no int.
+        If `downscale_factor` is no int, or `input` a masked array.
     ValueError
         If `input` has fewer than three dimensions, or r does not divide its height and width.
 
@@ -111,6 +113,9 @@ def pixel_unshuffle(input: ArrayLike, downscale_factor: int) -> Any:
 
 def _checked(input: ArrayLike, factor: int, name: str) -> tuple[NDArray[Any], int]:
     x = input if isinstance(input, np.ndarray) else np.asarray(input)
+    if isinstance(x, np.ma.MaskedArray):
+        msg = "input is a masked array; pass its data"
+        raise TypeError(msg)
     if isinstance(factor, bool) or not isinstance(factor, int | np.integer):
         msg = f"{name}={factor!r} is not allowed; an int is"
         raise TypeError(msg)
@@ -127,9 +132,15 @@ def _packed(parts: NDArray[Any], shape: tuple[int, ...], like: NDArray[Any]) -> 
     """A copy of `parts` as `shape`, channels-last in memory if `like` is."""
     channels_last = like.shape[-3] > 1 and like.strides[-3] == like.itemsize
     if not channels_last or like.flags.c_contiguous:
-        return np.array(parts, order="C").reshape(shape)
-    memory = np.empty((*shape[:-3], *shape[-2:], shape[-3]), parts.dtype)
-    y = np.moveaxis(memory, -1, -3)
+        y = np.empty(shape, parts.dtype)
+    else:
+        y = np.moveaxis(np.empty((*shape[:-3], *shape[-2:], shape[-3]), parts.dtype), -1, -3)
     # Dividing axes never copies, so this is a view of y.
-    y.reshape(parts.shape)[...] = parts
+    to = y.reshape(parts.shape)
+    size = parts.itemsize
+    plain = not parts.dtype.hasobject and size in (1, 2, 4, 8) and parts.flags.aligned
+    if plain and all(stride % size == 0 for stride in parts.strides):
+        _core.rearrange_into(to, parts)
+    else:
+        to[...] = parts
     return y

@@ -1,0 +1,76 @@
+#pragma once
+// Arguments that are one number or one word.
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <string>
+
+#include "array.h"
+
+namespace stableops {
+
+inline std::string refusal(const char* name, const py::object& value) {
+    return std::string(name) + "=" + repr_of(value) + " is not allowed; ";
+}
+
+inline double number(const py::object& value, const char* name) {
+    const PyNumberMethods* const methods = Py_TYPE(value.ptr())->tp_as_number;
+    const bool has_value = methods != nullptr && (methods->nb_float || methods->nb_index);
+    if (has_value && !PyBool_Check(value.ptr())) {
+        const double result = PyFloat_AsDouble(value.ptr());
+        if (result != -1 || !PyErr_Occurred()) return result;
+        const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
+        PyErr_Clear();
+        if (too_large) throw py::value_error(refusal(name, value) + "float64 cannot hold it");
+    }
+    throw py::type_error(refusal(name, value) + "a number is");
+}
+
+inline double number_in(const py::object& value, const char* name, double low, double high) {
+    const double result = number(value, name);
+    if (!(result >= low && result <= high))
+        throw py::value_error(refusal(name, value) + "it must be in [" +
+                              text_of(py::float_(low)) + ", " + text_of(py::float_(high)) + "]");
+    return result;
+}
+
+// What has an __index__, saturated. An array has one too, which raises unless it holds one integer.
+inline std::ptrdiff_t whole_number(const py::handle& value) {
+    const Py_ssize_t result = PyNumber_AsSsize_t(value.ptr(), nullptr);
+    if (result == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return result;
+}
+
+inline std::int64_t integer(const py::object& value, const char* name) {
+    if (!PyIndex_Check(value.ptr())) throw py::type_error(refusal(name, value) + "an int is");
+    const std::ptrdiff_t result = whole_number(value);
+    // The ends of the range stand for what is beyond them, too.
+    if (result == std::numeric_limits<Py_ssize_t>::max() ||
+        result == std::numeric_limits<Py_ssize_t>::min())
+        throw py::value_error(refusal(name, value) + "it must be within 63 bits");
+    return result;
+}
+
+// The value among `words` that the argument is, as an enum that counts them in this order.
+template <class Enum>
+Enum choice(const py::object& value, const char* name, std::initializer_list<const char*> words) {
+    const bool is_word = PyUnicode_Check(value.ptr());
+    std::string allowed;
+    int i = 0;
+    for (const char* word : words) {
+        if (is_word && PyUnicode_CompareWithASCIIString(value.ptr(), word) == 0)
+            return static_cast<Enum>(i);
+        ++i;
+        allowed += (i == 1 ? "'" : i == static_cast<int>(words.size()) ? " or '" : ", '") +
+                   std::string(word) + "'";
+    }
+    const std::string text = refusal(name, value) + "it must be " + allowed;
+    if (is_word) throw py::value_error(text);
+    throw py::type_error(text);
+}
+
+inline Reduction reduction_of(const py::object& value) {
+    return choice<Reduction>(value, "reduction", {"none", "sum", "mean"});
+}
+
+}  // namespace stableops
