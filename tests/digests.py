@@ -312,6 +312,8 @@ def a_training_from_start_to_end(rng):
         for step in nn.fit(net, images, labels, optimizer, epochs=3, first_epoch=2, **settings)
     ]
     return [*net.state_dict().values(), nn.predict(net, images), np.array(losses)]
+
+
 def optimizers(rng):
     """Steps on a layer of more than a million weights, which are divided among threads."""
     arrays = []

@@ -250,7 +250,15 @@ class Module:
         -------
         Module
             Itself.
+
+        Raises
+        ------
+        TypeError
+            If `rng` is no generator.
         """
+        if not isinstance(rng, np.random.Generator):
+            msg = f"rng must be a numpy.random.Generator, not {type(rng).__name__}"
+            raise TypeError(msg)
         for _, module in self.named_modules():
             module.initialize_parameters(rng)
             module.parameters_changed()
@@ -263,7 +271,15 @@ class Module:
         -------
         Module
             Itself.
+
+        Raises
+        ------
+        ValueError
+            If `dtype` is that of integers, complex numbers or anything but real numbers.
         """
+        if np.dtype(dtype).kind in "?biucOSUmM":
+            msg = f"dtype must be a floating-point one, not {np.dtype(dtype)}"
+            raise ValueError(msg)
         for _, module in self.named_modules():
             for name in module._own(module.parameter_names + module.buffer_names):
                 array = getattr(module, name)
