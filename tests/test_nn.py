@@ -198,6 +198,8 @@ def test_load_state_dict_refuses_what_is_no_real_number():
             net.load_state_dict(state | {"1.bias": bad})
         for key, array in net.state_dict().items():
             assert np.array_equal(array, before[key]), "something was changed"
+    with pytest.raises(ValueError, match=r"do not fit Sequential: 1\.bias is no array: "):
+        net.load_state_dict(state | {"1.bias": [[1], [2, 3]]})
     net.load_state_dict(state | {"1.bias": [1, 2]})
     assert net[1].bias.tolist() == [1, 2]
 

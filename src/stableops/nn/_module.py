@@ -401,7 +401,15 @@ def fitting_state(
     ValueError
         If keys are missing, unexpected, of another shape or kind; all of them are named.
     """
-    arrays = {name: np.asarray(state[name]) for name in own if name in state}
+    arrays = {}
+    for name in own:
+        if name in state:
+            try:
+                arrays[name] = np.asarray(state[name])
+            # Lists of different lengths; tensors of other libraries that record gradients.
+            except (ValueError, RuntimeError) as error:
+                msg = f"the weights do not fit {owner}: {name} is no array: {error}"
+                raise ValueError(msg) from error
     counters = {name for name in own if name.rpartition(".")[2] == "num_batches_tracked"}
     groups = {
         "missing": [name for name in own if name not in state and name not in counters],
