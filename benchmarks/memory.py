@@ -20,6 +20,9 @@ GROWTH, CHANNELS, SIDE, BATCH = 16, 32, 48, 4
 NETWORKS = ("resnet50", "vgg16", "densenet121")
 LIBRARIES = ("stableops", "stableops, inputs kept", "PyTorch", "ONNX Runtime")
 
+NOT_INSTALLED = 3
+"""Exit status of a measurement whose library is not there."""
+
 
 def resident(kind: str) -> float:
     """MiB now ("VmRSS"), or at most since the last reset ("VmHWM")."""
@@ -64,16 +67,24 @@ def predict(library: str, network: str):
 
 
 def measured(library: str, task: str, what: str) -> float | None:
-    """MiB, in a process of its own; None where the library lacks it."""
+    """MiB, in a process of its own; None where the library is not installed."""
     command = [sys.executable, "-m", "benchmarks.memory", "--measure", library, task, what]
     # Each large array has pages of its own, so that the peak is not one of fragments.
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "STABLEOPS_NUM_THREADS": "2"}
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    return float(run.stdout.split()[-1]) if run.returncode == 0 else None
+    if run.returncode == NOT_INSTALLED:
+        return None
+    if run.returncode:
+        msg = f"{library}, {task} {what}:\n{run.stderr}"
+        raise RuntimeError(msg)
+    return float(run.stdout.split()[-1])
 
 
 def measure(library: str, task: str, what: str) -> None:
-    call = train_block(library, int(what)) if task == "train" else predict(library, what)
+    try:
+        call = train_block(library, int(what)) if task == "train" else predict(library, what)
+    except ModuleNotFoundError:
+        sys.exit(NOT_INSTALLED)
     reset_peak()
     before = resident("VmRSS")
     for _ in range(2):

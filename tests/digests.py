@@ -290,6 +290,30 @@ def training_steps(rng):
 
 
 @case
+def a_training_from_start_to_end(rng):
+    """Initial weights, order, dropout, learning rates, optimiser; gone on with after an epoch."""
+    images, labels = rng.random((50, 1, 28, 28), np.float32), np.arange(50) % 10
+    net = nn.Sequential(
+        conv=nn.Conv2d(1, 8, 5, stride=2),
+        relu=nn.ReLU(),
+        flatten=nn.Flatten(),
+        dropout=nn.Dropout(0.2),
+        # Large enough that several threads take part in a step of the optimiser.
+        fc1=nn.Linear(1152, 1000),
+        fc2=nn.Linear(1000, 10),
+    ).initialize(np.random.Generator(np.random.Philox(0)))
+    optimizer = nn.SGD(net, 0.05, momentum=0.9, weight_decay=1e-4)
+    settings = {"rng": lambda i: np.random.Generator(np.random.Philox([1, i])), "batch_size": 16}
+    for step in nn.fit(net, images, labels, optimizer, epochs=3, **settings):
+        if step.epoch == 2:
+            break
+    losses = [
+        step.loss
+        for step in nn.fit(net, images, labels, optimizer, epochs=3, first_epoch=2, **settings)
+    ]
+    return [*net.state_dict().values(), nn.predict(net, images), np.array(losses)]
+
+
 def optimizers(rng):
     """Steps on a layer of more than a million weights, which are divided among threads."""
     arrays = []

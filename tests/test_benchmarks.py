@@ -10,7 +10,18 @@ import pytest
 
 pytest.importorskip("mpmath")
 
-from benchmarks import agreement, cases, compare, exact, limits, report, run, summary, timing
+from benchmarks import (
+    agreement,
+    cases,
+    compare,
+    exact,
+    limits,
+    memory,
+    report,
+    run,
+    summary,
+    timing,
+)
 from benchmarks.__main__ import main, write_report
 from benchmarks.peers import OURS, PEERS, Peer
 from benchmarks.worker import Worker, stopping
@@ -386,3 +397,17 @@ def test_model_of_convolution():
         predicted = model.predicted_seconds(*model.parsed(case.name), entry)
         assert predicted > 0.99 * case.flops / 1e11
     assert model.parsed("softmax (10) float32") is None
+
+
+def test_memory_of_a_library_that_fails_is_no_gap(monkeypatch):
+    """Only one that is not installed is left out of the table."""
+    with pytest.raises(RuntimeError, match="stableops, predict no_such_network"):
+        memory.measured("stableops", "predict", "no_such_network")
+
+    def missing(library, what):
+        raise ModuleNotFoundError
+
+    monkeypatch.setattr(memory, "predict", missing)
+    with pytest.raises(SystemExit) as exit_:
+        memory.measure("PyTorch", "predict", "resnet50")
+    assert exit_.value.code == memory.NOT_INSTALLED

@@ -49,9 +49,45 @@ def test_published_number_of_parameters(name):
     assert sum(array.size for array in net.parameters().values()) == PARAMETERS[name]
 
 
-def test_auxiliary_heads_are_torchvisions():
-    net = models.googlenet(aux_heads=True)
-    assert sum(array.size for array in net.parameters().values()) == 13_004_888
+@pytest.mark.parametrize(
+    ("make", "parameters"), [(models.googlenet, 13_004_888), (models.inception_v1, 13_378_280)]
+)
+def test_auxiliary_heads(make, parameters):
+    net = make(aux_heads=True)
+    assert sum(array.size for array in net.parameters().values()) == parameters
+
+
+def test_inception_v1_trains_with_its_heads():
+    rng = np.random.default_rng(0)
+    net = models.inception_v1(10, aux_heads=True, rng=rng)
+    x, labels = rng.random((2, 3, 224, 224), np.float32), np.arange(2)
+    before = {key: array.copy() for key, array in net.parameters().items()}
+    optimizer = nn.SGD(net, 1e-3)
+    for _ in range(2):
+        assert np.isfinite(nn.train_step(net, x, labels, optimizer, nn.CrossEntropyLoss()))
+    assert net.aux1.logits.shape == net.aux2.logits.shape == (2, 10)
+    for key, array in net.parameters().items():
+        assert not np.array_equal(array, before[key]), key
+    with_heads = net.eval()(x)
+    net = models.inception_v1(10)
+    net.load_state_dict({key: before[key] for key in net.parameters()})
+    assert with_heads.shape == net.eval()(x).shape == (2, 10)
+
+
+# Table I of the paper: rows are the maps of S2, columns the filters of C3.
+TABLE = """
+X...XXX..XXXX.XX
+XX...XXX..XXXX.X
+XXX...XXX..X.XXX
+.XXX..XXXX..X.XX
+..XXX..XXXX.XX.X
+...XXX..XXXX.XXX
+"""
+
+
+def test_c3_of_1998_sees_what_the_paper_says():
+    table = np.array([[cell == "X" for cell in row] for row in TABLE.split()])
+    assert np.array_equal(models.lenet5_1998().c3.table, table.T)
 
 
 # Araujo, Norris, Sim: "Computing receptive fields of convolutional neural networks", Distill 2019,
@@ -179,8 +215,8 @@ print(peak() - before)
 """
 
 
-def peak_memory(depth, inputs="recomputed"):
-    """MiB that forward and backward through a dense block take on top of everything else."""
+def measured(script, *arguments):
+    """The number that a script prints, in a process of its own."""
     package = str(Path(stableops.__file__).resolve().parents[1])
     path = filter(None, [package, os.environ.get("PYTHONPATH")])
     env = {
@@ -192,13 +228,44 @@ def peak_memory(depth, inputs="recomputed"):
         "MALLOC_MMAP_THRESHOLD_": "65536",
     }
     run = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(depth), inputs],
+        [sys.executable, "-c", script, *arguments],
         env=env,
         capture_output=True,
         text=True,
         check=True,
     )
-    return int(run.stdout) / 1024
+    return float(run.stdout)
+
+
+def peak_memory(depth, inputs="recomputed"):
+    """MiB that forward and backward through a dense block take on top of everything else."""
+    return measured(MEASURE, str(depth), inputs) / 1024
+
+
+PREDICT = """
+import numpy as np
+from stableops import nn
+
+def unit():
+    return nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+layers = [layer for _ in range(8) for layer in unit()]
+net = nn.Sequential(*layers).initialize(np.random.default_rng(0)).eval().compile()
+x = np.zeros((4, 256, 256, 16), np.float32).transpose(0, 3, 1, 2)
+x[...] = 1
+def peak():
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0])
+before = peak()
+for _ in range(3):
+    net(x)
+print((peak() - before) * 1024 / x.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_prediction_reuses_its_buffers():
+    """Input and output of a layer, however many layers: beside the input two arrays and scratch."""
+    assert 1.9 < measured(PREDICT) < 2.7
 
 
 @pytest.mark.slow

@@ -198,6 +198,8 @@ def test_load_state_dict_refuses_what_is_no_real_number():
             net.load_state_dict(state | {"1.bias": bad})
         for key, array in net.state_dict().items():
             assert np.array_equal(array, before[key]), "something was changed"
+    with pytest.raises(ValueError, match=r"do not fit Sequential: 1\.bias is no array: "):
+        net.load_state_dict(state | {"1.bias": [[1], [2, 3]]})
     net.load_state_dict(state | {"1.bias": [1, 2]})
     assert net[1].bias.tolist() == [1, 2]
 
@@ -650,6 +652,22 @@ def test_fit_checks_its_arguments(images, labels, settings, text):
     settings = {"rng": philox, "epochs": 1, **settings}
     with pytest.raises(ValueError, match=re.escape(text)):
         nn.fit(net, x, np.zeros(labels, int), nn.SGD(net, 0.1), **settings)
+
+
+def test_fit_takes_lists_and_refuses_a_generator():
+    net = models.lenet5(rng=philox(0))
+    x, optimizer = np.zeros((2, 1, 28, 28), np.float32), nn.SGD(net, 0.1)
+    assert len(list(nn.fit(net, x, [0, 1], optimizer, rng=philox, epochs=1))) == 1
+    with pytest.raises(TypeError, match="rng must be a function of the epoch, not Generator"):
+        nn.fit(net, x, [0, 1], optimizer, rng=philox(0), epochs=1)
+    with pytest.raises(TypeError, match=r"rng must be a numpy\.random\.Generator, not int"):
+        models.lenet5(rng=3)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, bool, complex, object, "U3"])
+def test_networks_are_of_floating_point_numbers(dtype):
+    with pytest.raises(ValueError, match="dtype must be a floating-point one"):
+        models.lenet5().astype(dtype)
 
 
 def test_predict_and_accuracy_check_their_arguments():

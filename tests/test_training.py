@@ -15,7 +15,7 @@ import stableops
 from stableops import models, nn
 from stableops.__main__ import main
 from stableops._datasets import load_dataset
-from stableops._networks import LEARNERS, RATES, _generator_of
+from stableops._networks import LEARNERS, RATES, _draw, _generator_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,6 +152,14 @@ def test_train_goes_on_after_ctrl_c(tmp_path):
         assert np.array_equal(expected[key], state[key]), "another end than without Ctrl-C"
     names = {path.name for path in parts.iterdir()}
     assert names <= {"lenet5-digits.npz", "lenet5-digits.png"}
+
+
+def test_curves_are_drawn(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="pip install matplotlib")
+    path = tmp_path / "net.png"
+    _draw(path, [(2.0, 0.5), (1.0, 0.75), (0.5, 0.9)])
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "net.png shows the curves" in capsys.readouterr().out
 
 
 def test_train_refuses_what_it_cannot_do(tmp_path, capsys):

@@ -20,7 +20,7 @@ def isa():
 
 
 def without_softmax(model):
-    """Its output, from logits of hundreds, would be 1 in one place and 0 elsewhere: always right."""
+    """Of such logits it would be 1 in one place and 0 elsewhere, which is always right."""
     graph = model.graph
     if graph.node[-1].op_type == "Softmax":
         graph.output[0].name = graph.node.pop().input[0]

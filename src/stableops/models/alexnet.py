@@ -3,18 +3,13 @@ for parallelizing convolutional neural networks"), as in torchvision."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stableops import nn
-from stableops.models._begin import begin
-
-if TYPE_CHECKING:
-    import numpy as np
+from stableops.models._begin import Rng, begin
 
 __all__ = ["alexnet"]
 
 
-def alexnet(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def alexnet(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """AlexNet, 61,100,840 parameters: large filters first, small ones later, dropout in the end.
 
     Parameters

@@ -3,15 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stableops import nn
-from stableops.models._begin import begin
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Rng = np.random.Generator | None
+from stableops.models._begin import Rng, begin
 
 __all__ = [
     "dense_block",

@@ -6,13 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stableops import nn
-from stableops.models._begin import begin
+from stableops.models._begin import Rng, begin
 from stableops.models._units import Unit, normalised, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
 
 __all__ = ["googlenet", "inception", "inception_v1"]
 
@@ -28,7 +26,7 @@ WIDTHS: dict[str, Any] = {
     "inception4d": (112, 144, 288, 32, 64, 64),
     "aux2": 528,
     "inception4e": (256, 160, 320, 32, 128, 128),
-    "maxpool4": 2,
+    "maxpool4": 3,
     "inception5a": (256, 160, 320, 32, 128, 128),
     "inception5b": (384, 192, 384, 48, 128, 128),
 }
@@ -88,7 +86,7 @@ def _end(dropout: float, num_classes: int) -> dict[str, nn.Module]:
 
 
 def googlenet(
-    num_classes: int = 1000, *, aux_heads: bool = False, rng: np.random.Generator | None = None
+    num_classes: int = 1000, *, aux_heads: bool = False, rng: Rng = None
 ) -> nn.Sequential:
     """GoogLeNet as in torchvision, 6,624,904 parameters without the auxiliary heads.
 
@@ -116,20 +114,22 @@ def googlenet(
     def head(channels: int) -> nn.AuxiliaryHead:
         return _head(normalised, nn.AdaptiveAvgPool2d(4), channels, num_classes)
 
+    blocks = _blocks(normalised, 3, head if aux_heads else None)
+    blocks["maxpool4"] = nn.MaxPool2d(2, 2, ceil_mode=True)  # 3x3 in the paper
     net = nn.Sequential(
         conv1=normalised(3, 64, 7, stride=2, padding=3),
         maxpool1=nn.MaxPool2d(3, 2, ceil_mode=True),
         conv2=normalised(64, 64, 1),
         conv3=normalised(64, 192, 3, padding=1),
         maxpool2=nn.MaxPool2d(3, 2, ceil_mode=True),
-        **_blocks(normalised, 3, head if aux_heads else None),
+        **blocks,
         **_end(0.2, num_classes),
     )
     return begin(net, rng)
 
 
 def inception_v1(
-    num_classes: int = 1000, *, aux_heads: bool = False, rng: np.random.Generator | None = None
+    num_classes: int = 1000, *, aux_heads: bool = False, rng: Rng = None
 ) -> nn.Sequential:
     """GoogLeNet as published, 6,998,552 parameters without the auxiliary heads.
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stableops import nn
-from stableops.models._begin import begin
-
-if TYPE_CHECKING:
-    import numpy as np
+from stableops.models._begin import Rng, begin
 
 __all__ = ["lenet5"]
 
 
-def lenet5(num_classes: int = 10, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def lenet5(num_classes: int = 10, *, rng: Rng = None) -> nn.Sequential:
     """LeNet-5 for 28x28 pixels, 61,706 parameters: convolve, shrink, convolve, shrink, decide.
 
     Parameters

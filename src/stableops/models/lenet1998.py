@@ -9,7 +9,7 @@ import numpy as np
 
 import stableops as F
 from stableops import nn
-from stableops.models._begin import begin
+from stableops.models._begin import Rng, begin
 
 if TYPE_CHECKING:
     from stableops.nn._module import Array, Window
@@ -128,7 +128,7 @@ class RBF(nn.Module):
         return self.centers.size, self.centers.size
 
 
-def lenet5_1998(*, rng: np.random.Generator | None = None) -> nn.Sequential:
+def lenet5_1998(*, rng: Rng = None) -> nn.Sequential:
     """LeNet-5 of 1998: 60,000 parameters and 340,908 connections for 32x32 pixels.
 
     Each filter of C3 sees only some maps (table I), which breaks the symmetry and saves a third of

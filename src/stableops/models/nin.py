@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stableops import nn
-from stableops.models._begin import begin
+from stableops.models._begin import Rng, begin
 from stableops.models._units import Unit, plain
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["nin", "nin_block"]
 
@@ -26,7 +23,7 @@ def nin_block(
     )
 
 
-def nin(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def nin(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """Network in network, 7,595,176 parameters: no dense layer, the mean of a map is the logit.
 
     Parameters

@@ -6,14 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stableops import nn
-from stableops.models._begin import begin
+from stableops.models._begin import Rng, begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
-
-    Rng = np.random.Generator | None
 
 __all__ = ["basic", "bottleneck", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stableops import nn
-from stableops.models._begin import begin
+from stableops.models._begin import Rng, begin
 from stableops.models._units import normalised
 from stableops.models.densenet import dense_block, transition
 from stableops.models.googlenet import inception
 from stableops.models.nin import nin_block
 from stableops.models.resnet import basic, stage
 from stableops.models.vgg import vgg_features
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Rng = np.random.Generator | None
 
 __all__ = ["small_densenet", "small_inception", "small_nin", "small_resnet", "small_vgg"]
 

@@ -3,13 +3,8 @@ recognition", 2015, as in torchvision."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from stableops import nn
-from stableops.models._begin import begin
-
-if TYPE_CHECKING:
-    import numpy as np
+from stableops.models._begin import Rng, begin
 
 __all__ = [
     "vgg11",
@@ -47,7 +42,7 @@ def vgg_features(
     return nn.Sequential(*layers)
 
 
-def _vgg(depth: int, num_classes: int, rng: Any, *, batch_norm: bool = False) -> nn.Sequential:
+def _vgg(depth: int, num_classes: int, rng: Rng, *, batch_norm: bool = False) -> nn.Sequential:
     classifier = nn.Sequential(
         nn.Linear(512 * 7 * 7, 4096),
         nn.ReLU(),
@@ -66,41 +61,41 @@ def _vgg(depth: int, num_classes: int, rng: Any, *, batch_norm: bool = False) ->
     return begin(net, rng)
 
 
-def vgg11(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def vgg11(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """VGG-11, 132,863,336 parameters; arguments as :func:`stableops.models.resnet50`."""
     return _vgg(11, num_classes, rng)
 
 
-def vgg11_bn(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def vgg11_bn(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """VGG-11 with batch norm; arguments as :func:`stableops.models.resnet50`."""
     return _vgg(11, num_classes, rng, batch_norm=True)
 
 
-def vgg13(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def vgg13(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """VGG-13, 133,047,848 parameters; arguments as :func:`stableops.models.resnet50`."""
     return _vgg(13, num_classes, rng)
 
 
-def vgg13_bn(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def vgg13_bn(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """VGG-13 with batch norm; arguments as :func:`stableops.models.resnet50`."""
     return _vgg(13, num_classes, rng, batch_norm=True)
 
 
-def vgg16(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def vgg16(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """VGG-16, 138,357,544 parameters; arguments as :func:`stableops.models.resnet50`."""
     return _vgg(16, num_classes, rng)
 
 
-def vgg16_bn(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def vgg16_bn(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """VGG-16 with batch norm; arguments as :func:`stableops.models.resnet50`."""
     return _vgg(16, num_classes, rng, batch_norm=True)
 
 
-def vgg19(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def vgg19(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """VGG-19, 143,667,240 parameters; arguments as :func:`stableops.models.resnet50`."""
     return _vgg(19, num_classes, rng)
 
 
-def vgg19_bn(num_classes: int = 1000, *, rng: np.random.Generator | None = None) -> nn.Sequential:
+def vgg19_bn(num_classes: int = 1000, *, rng: Rng = None) -> nn.Sequential:
     """VGG-19 with batch norm; arguments as :func:`stableops.models.resnet50`."""
     return _vgg(19, num_classes, rng, batch_norm=True)

@@ -90,6 +90,8 @@ def fit(
 
     Raises
     ------
+    TypeError
+        If `rng` cannot be called.
     ValueError
         At the call: if there are no images, or not as many labels; if `epochs` or `first_epoch` is
         negative or `batch_size` not positive.
@@ -109,7 +111,11 @@ def fit(
     >>> losses[-1] < losses[0], nn.accuracy(net, images, labels)
     (True, 1.0)
     """
+    images, labels = np.asarray(images), np.asarray(labels)
     _check_pairs(images, labels)
+    if not callable(rng):
+        msg = f"rng must be a function of the epoch, not {type(rng).__name__}"
+        raise TypeError(msg)
     if min(epochs, first_epoch, batch_size - 1) < 0:
         msg = (
             f"epochs and first_epoch must not be negative and batch_size positive, not {epochs}, "
