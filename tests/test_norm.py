@@ -408,7 +408,9 @@ def test_gradients_of_layer_norm(dtype, mean, rows):
 def test_gradients_keep_the_documented_bound(dtype, kind, eps):
     """1 ULP and a share of the terms, with |d| + 1 / rstd (float32: + 2^-10 |mean|) for |d|."""
     rng = np.random.default_rng(4)
-    extreme = {"huge": 1e30, "tiny": 1e-30} if dtype == np.float32 else {"huge": 1e300, "tiny": 1e-290}
+    extreme = (
+        {"huge": 1e30, "tiny": 1e-30} if dtype == np.float32 else {"huge": 1e300, "tiny": 1e-290}
+    )
     share = 2.0**-40 if dtype == np.float32 else 2.0**-48
     for n in (2, 3, 17, 40):
         x = rng.standard_normal(n) * extreme.get(kind, 1)
