@@ -159,7 +159,7 @@ def test_scores_are_left_out():
         ({"sigma": np.nan}, ValueError, "sigma=nan"),
         ({"score_threshold": -1.0}, ValueError, "score_threshold=-1.0 is not allowed"),
         ({"iou_threshold": 2}, ValueError, "iou_threshold=2 is not allowed"),
-        ({"sigma": "wide"}, TypeError, "sigma=wide"),
+        ({"sigma": "wide"}, TypeError, "sigma='wide'"),
     ],
 )
 def test_rejected(options, error, message):
