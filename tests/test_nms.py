@@ -350,7 +350,7 @@ def test_rejected(arguments, error, message):
         ({"max_output": -1}, ValueError, "max_output=-1 is not allowed"),
         ({"max_output": 1.5}, TypeError, "max_output=1.5 is not allowed; an int or None is"),
         ({"score_threshold": np.nan}, ValueError, "score_threshold=nan"),
-        ({"score_threshold": "low"}, TypeError, "score_threshold=low"),
+        ({"score_threshold": "low"}, TypeError, "score_threshold='low'"),
     ],
 )
 def test_rejected_options(options, error, message):

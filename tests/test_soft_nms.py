@@ -86,7 +86,7 @@ def plain_soft_nms(boxes, scores, threshold, method, sigma, minimum):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", ["crowd", "decades", "huge", "line", "one place"])
 def test_many_boxes(dtype, method, kind):
-    """Enough for grids of several levels."""
+    """Enough for grids of several levels; 1300 factors of at most 18 u each."""
     n = 1300
     rng = np.random.default_rng(6)
     corners = rng.uniform(-500, 500, (n, 2))
@@ -104,7 +104,7 @@ def test_many_boxes(dtype, method, kind):
     indices, decayed = so.soft_nms(boxes, scores, 0.3, method=method)
     expected = plain_soft_nms(boxes, scores, 0.3, method, 0.5, 0.001)
     assert indices.tolist() == [i for i, _ in expected]
-    np.testing.assert_allclose(decayed, [score for _, score in expected], rtol=1e-11)
+    np.testing.assert_allclose(decayed, [score for _, score in expected], rtol=2.6e-12)
 
 
 def test_threshold_is_compared_exactly():
@@ -159,7 +159,7 @@ def test_scores_are_left_out():
         ({"sigma": np.nan}, ValueError, "sigma=nan"),
         ({"score_threshold": -1.0}, ValueError, "score_threshold=-1.0 is not allowed"),
         ({"iou_threshold": 2}, ValueError, "iou_threshold=2 is not allowed"),
-        ({"sigma": "wide"}, TypeError, "sigma=wide"),
+        ({"sigma": "wide"}, TypeError, "sigma='wide'"),
     ],
 )
 def test_rejected(options, error, message):

@@ -204,8 +204,10 @@ void rearrange_into(const py::object& y_object, const py::object& x_object) {
     const PlannedElementwise<2> planned(arrays);
     if (!planned.any) return;
     const std::ptrdiff_t bytes = PyArray_ITEMSIZE(y.get());
+    const auto& [ndim, size, stride] = planned.plan;
+    const Rearrangement plan = {ndim, size, stride[0], stride[1]};
     run_kernel(y.size(), [&] {
-        rearrange(planned.plan, y.data<char>() + planned.offset[0] * bytes,
+        rearrange(plan, y.data<char>() + planned.offset[0] * bytes,
                   x.data<const char>() + planned.offset[1] * bytes,
                   static_cast<std::size_t>(bytes));
     });

@@ -1,7 +1,7 @@
 #pragma once
 // avg_pool2d:                    y[o] = sum of x over window o / divisor of window o
-// adaptive_avg_pool2d:           the same with windows floor(o * in / out) .. ceil((o + 1) * in /
-// out) and their backward functions:  grad_x[i] = sum over the windows o that hold i of
+// adaptive_avg_pool2d:           the same; windows floor(o * in / out) .. ceil((o + 1) * in / out)
+// their backward functions:      grad_x[i] = sum over the windows o that hold i of
 //                                            grad_y[o] / divisor of window o
 //
 // Shapes: x and grad_x (N, C, H, W); y and grad_y (N, C, out_h, out_w).

@@ -149,15 +149,15 @@ void box_iou_rotated(T* iou, BoxRows<T> a_rows, BoxRows<T> b_rows) {
         V ax1 = V::splat(own.hull.x1), ay1 = V::splat(own.hull.y1);
         V ax2 = V::splat(own.hull.x2), ay2 = V::splat(own.hull.y2);
         T* out = iou + row * columns;
+        // Most pairs are apart, and 0 has no bits in any type.
+        __builtin_memset(out, 0, static_cast<std::size_t>(columns) * sizeof(T));
         for (std::ptrdiff_t first = 0; first < columns; first += V::size) {
             // Not apart, so that NaN counts as an overlap.
             auto apart = (ax2 <= loadu<Isa>(x1 + first)) | (loadu<Isa>(x2 + first) <= ax1) |
                          (ay2 <= loadu<Isa>(y1 + first)) | (loadu<Isa>(y2 + first) <= ay1);
-            unsigned open = mask_bits(~apart);
-            for (int lane = 0; lane < V::size && first + lane < columns; ++lane) {
-                double value = 0;
-                if (open >> lane & 1) value = rotated_iou(own, b[first + lane]);
-                store_one<Isa>(out + first + lane, value);
+            for (unsigned open = mask_bits(~apart); open != 0; open &= open - 1) {
+                const std::ptrdiff_t j = first + __builtin_ctz(open);
+                if (j < columns) store_one<Isa>(out + j, rotated_iou(own, b[j]));
             }
         }
     });

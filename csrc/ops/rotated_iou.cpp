@@ -100,8 +100,9 @@ constexpr double cosine_tail[] = {
 
 // Sine and cosine of degrees. The angle less a multiple of 90 is exact.
 void sine_and_cosine(double degrees, DoubleLength& sine, DoubleLength& cosine) {
-    double turn = std::fmod(degrees, 360.0);
-    double quarters = std::nearbyint(turn / 90.0);
+    double turn = std::abs(degrees) < 360.0 ? degrees : std::fmod(degrees, 360.0);
+    // To the nearest integer: no more digits than those fit beside the constant.
+    double quarters = (turn / 90.0 + 0x1.8p52) - 0x1.8p52;
     constexpr DoubleLength radians_per_degree = {0x1.1df46a2529d39p-6, 0x1.5c1d8becdd291p-62};
     DoubleLength angle = real(turn - 90.0 * quarters, DoubleLength{}) * radians_per_degree;
     const DoubleLength z = angle * angle;

@@ -32,10 +32,10 @@
 //   Mask accepts(sum, row)          the rows (lanes) whose results follow from this sum
 //   void finish_float(form, first, n, sum, accepted, row)   as finish(), for the accepted rows: what
 //                                   emit() needs, with a peak of 0; row.factor; row.float_emit
-// A mask is the driver's affair: elements that it leaves out are -inf to the operation, and what has been
-// emitted for them is replaced. Operations need not know, and rows without a mask do not pay.
-//
 //   void patch(column, n, out, stride, lane, row)           elements that are no such product
+//
+// A mask is the driver's affair: elements that it leaves out are -inf to the operation, and what has
+// been emitted for them is replaced. Operations need not know, and rows without one do not pay.
 #include <cstdint>
 
 #include "../dtypes.h"

@@ -241,9 +241,18 @@ struct DecayFactors {
     static constexpr int capacity = 8;
     const SoftNmsOptions& options;
     Corners own;
-    double x1[capacity] = {}, y1[capacity] = {}, x2[capacity] = {}, y2[capacity] = {};
-    double iou[capacity] = {};
+    double x1[capacity], y1[capacity], x2[capacity], y2[capacity], iou[capacity];
     int count = 0;
+
+    // Lanes beyond the count are computed too.
+    DecayFactors(const SoftNmsOptions& options, const Corners& own) : options(options), own(own) {
+        for (int i = 0; i < capacity; i += V::size) {
+            storeu(x1 + i, V::zero());
+            storeu(y1 + i, V::zero());
+            storeu(x2 + i, V::zero());
+            storeu(y2 + i, V::zero());
+        }
+    }
 
     void add(const Corners& other) {
         x1[count] = other.x1;
@@ -293,7 +302,7 @@ double decayed(double score, const Box<T>& box, const BoxList<Isa, T>& selected,
     using V = Vec<Isa, T>;
     V x1 = V::splat(box.x1), y1 = V::splat(box.y1), x2 = V::splat(box.x2), y2 = V::splat(box.y2);
     V term = V::splat(test_term<Isa>(test, box, 0));
-    DecayFactors<Isa, T> factors = {options, corners<Isa>(box)};
+    DecayFactors<Isa, T> factors(options, corners<Isa>(box));
     for (std::ptrdiff_t j = first; j < selected.count; j += V::size) {
         V width = max(min(x2, loadu<Isa>(selected.x2 + j)) - max(x1, loadu<Isa>(selected.x1 + j)),
                       V::zero());

@@ -16,9 +16,9 @@ struct Axis {
 };
 
 template <class T>
-void copy(const ElementwisePlan<2>& plan, T* to, const T* from) {
+void copy(const Rearrangement& plan, T* to, const T* from) {
     const auto axis = [&](int d) {
-        return d < 0 ? Axis{} : Axis{plan.size[d], plan.stride[0][d], plan.stride[1][d]};
+        return d < 0 ? Axis{} : Axis{plan.size[d], plan.to_stride[d], plan.from_stride[d]};
     };
     Axis inner = axis(plan.ndim - 1), next = axis(plan.ndim - 2);
     // Two pixels of a block make no loop.
@@ -28,15 +28,15 @@ void copy(const ElementwisePlan<2>& plan, T* to, const T* from) {
     for (int d = 0; d < outer; ++d) planes *= plan.size[d];
     const std::ptrdiff_t each = task_size / (inner.size * next.size) + 1;
     auto run = [&](std::ptrdiff_t task) {
-        std::ptrdiff_t plane = task * each, rest = plane, at[max_dims];
+        std::ptrdiff_t plane = task * each, rest = plane, at[64];
         const std::ptrdiff_t end = std::min(planes, plane + each);
         T* plane_to = to;
         const T* plane_from = from;
         for (int d = outer - 1; d >= 0; --d) {
             at[d] = rest % plan.size[d];
             rest /= plan.size[d];
-            plane_to += at[d] * plan.stride[0][d];
-            plane_from += at[d] * plan.stride[1][d];
+            plane_to += at[d] * plan.to_stride[d];
+            plane_from += at[d] * plan.from_stride[d];
         }
         for (; plane < end; ++plane) {
             for (std::ptrdiff_t k = 0; k < next.size; ++k) {
@@ -46,11 +46,11 @@ void copy(const ElementwisePlan<2>& plan, T* to, const T* from) {
                     line_to[i * inner.to] = line_from[i * inner.from];
             }
             for (int d = outer - 1; d >= 0; --d) {
-                plane_to += plan.stride[0][d];
-                plane_from += plan.stride[1][d];
+                plane_to += plan.to_stride[d];
+                plane_from += plan.from_stride[d];
                 if (++at[d] < plan.size[d]) break;
-                plane_to -= at[d] * plan.stride[0][d];
-                plane_from -= at[d] * plan.stride[1][d];
+                plane_to -= at[d] * plan.to_stride[d];
+                plane_from -= at[d] * plan.from_stride[d];
                 at[d] = 0;
             }
         }
@@ -64,7 +64,7 @@ void copy(const ElementwisePlan<2>& plan, T* to, const T* from) {
 
 }  // namespace
 
-void rearrange(const ElementwisePlan<2>& plan, void* to, const void* from, std::size_t bytes) {
+void rearrange(const Rearrangement& plan, void* to, const void* from, std::size_t bytes) {
     const auto as = [&]<class T>(T) { copy(plan, static_cast<T*>(to), static_cast<const T*>(from)); };
     switch (bytes) {
         case 1: return as(std::uint8_t{});
