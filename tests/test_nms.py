@@ -332,7 +332,7 @@ def test_lists_and_scores_of_another_dtype():
         ((np.ones((3, 4)), np.ones(3), 1.5), ValueError, r"iou_threshold=1.5 .*\[0.0, 1.0\]"),
         ((np.ones((3, 4)), np.ones(3), -0.1), ValueError, "iou_threshold=-0.1"),
         ((np.ones((3, 4)), np.ones(3), np.nan), ValueError, "iou_threshold=nan"),
-        ((np.ones((3, 4)), np.ones(3), "high"), TypeError, "iou_threshold='high' .*a float is"),
+        ((np.ones((3, 4)), np.ones(3), "high"), TypeError, "iou_threshold='high' .*a number is"),
         ((np.ones((3, 4), complex), np.ones(3), 0.5), TypeError, "boxes has dtype complex128"),
         ((np.ones((3, 4)), np.ones(3, "U1"), 0.5), TypeError, "scores has dtype"),
     ],

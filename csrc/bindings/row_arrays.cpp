@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "settings.h"
+
 namespace stableops {
 namespace {
 
@@ -22,18 +24,16 @@ std::ptrdiff_t stride_along(const ReducedAxes& axes, const Array& array, int d) 
 ReducedAxes::ReducedAxes(const py::object& axis, const Array& x, const char* name)
     : ndim(x.ndim()), reduced{} {
     if (ndim == 0 && PyLong_Check(axis.ptr())) {
-        const long value = PyLong_AsLong(axis.ptr());
+        const std::ptrdiff_t value = whole_number(axis);
         if (value == 0 || value == -1) return;
-        PyErr_Clear();
     }
     // The common case without a vector.
     if (PyLong_CheckExact(axis.ptr())) {
-        const Py_ssize_t value = PyLong_AsSsize_t(axis.ptr());
+        const std::ptrdiff_t value = whole_number(axis);
         if (value >= -ndim && value < ndim) {
             reduced[value < 0 ? value + ndim : value] = true;
             return;
         }
-        PyErr_Clear();
     }
     for (int d : normalized_axes(axis, ndim, name)) reduced[d] = true;
 }
