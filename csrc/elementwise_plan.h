@@ -18,7 +18,9 @@ struct ElementwisePlan {
 
     // Inlined without optimisation, too: objects of several levels share no function.
     [[gnu::always_inline]] inline std::ptrdiff_t line_length() const { return size[ndim - 1]; }
-    std::ptrdiff_t line_stride(int operand) const { return stride[operand][ndim - 1]; }
+    [[gnu::always_inline]] inline std::ptrdiff_t line_stride(int operand) const {
+        return stride[operand][ndim - 1];
+    }
 };
 
 }  // namespace stableops

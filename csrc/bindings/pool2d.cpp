@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <limits>
 #include <optional>
 
@@ -191,8 +192,9 @@ Pool2dShape pool_shape(const Images& x, const WindowArguments& a) {
             window_count("W", x.w, a.kernel.w, a.stride.w, a.padding.w, a.dilation.w, a.ceil_mode),
         .kernel_h = a.kernel.h,
         .kernel_w = a.kernel.w,
-        .stride_h = a.stride.h,
-        .stride_w = a.stride.w,
+        // Longer steps mean nothing, and would overflow in the rest of a register.
+        .stride_h = std::min(a.stride.h, x.h + 2 * a.padding.h + 1),
+        .stride_w = std::min(a.stride.w, x.w + 2 * a.padding.w + 1),
         .pad_h = a.padding.h,
         .pad_w = a.padding.w,
         .dilation_h = a.dilation.h,
