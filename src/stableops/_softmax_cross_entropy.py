@@ -75,8 +75,8 @@ def softmax_cross_entropy(
     ULP, also the label's own, p - 1, where p is next to 1. Worst measured: 0.54 and 0.51 (loss),
     0.58 and 0.53 (gradient). With labels as weights this holds where the terms have one sign; where
     positive and negative terms of the loss, or p_i sum(y) and y_i of the gradient, cancel, an error
-    of 2^-60 of the larger of them comes on top. A mean or sum adds at most 1 ULP of its own. float16 and bfloat16 are computed in
-    float32 and rounded once.
+    of 2^-60 of the larger of them comes on top. A mean or sum adds at most 1 ULP of its own.
+    float16 and bfloat16 are computed in float32 and rounded once.
 
     A class weight or label of 0 drops its term, also where the logit is -inf. If all samples are
     ignored, the mean is NaN, as in PyTorch, and the gradient is 0; ``np.nan_to_num(loss)`` makes it
