@@ -55,16 +55,17 @@ inline std::int64_t integer(const py::object& value, const char* name) {
 template <class Enum>
 Enum choice(const py::object& value, const char* name, std::initializer_list<const char*> words) {
     const bool is_word = PyUnicode_Check(value.ptr());
-    std::string allowed;
     int i = 0;
     for (const char* word : words) {
         if (is_word && PyUnicode_CompareWithASCIIString(value.ptr(), word) == 0)
             return static_cast<Enum>(i);
         ++i;
-        allowed += (i == 1 ? "'" : i == static_cast<int>(words.size()) ? " or '" : ", '") +
-                   std::string(word) + "'";
     }
-    const std::string text = refusal(name, value) + "it must be " + allowed;
+    std::string text = refusal(name, value) + "it must be ";
+    for (const char* word : words) {
+        --i;
+        text += "'" + std::string(word) + (i > 1 ? "', " : i == 1 ? "' or " : "'");
+    }
     if (is_word) throw py::value_error(text);
     throw py::type_error(text);
 }
