@@ -221,10 +221,6 @@ bool overlaps_itself(PyArrayObject* array) {
     return false;
 }
 
-}  // namespace
-
-namespace {
-
 template <class Print>
 std::string printed(const py::handle& value, const Print& print) {
     try {
