@@ -175,7 +175,7 @@ def test_constant_stays_constant_and_nan_stays_local():
         (lambda x: so.interpolate(x, None, 0.0), ValueError, "scale_factor=0.0"),
         (lambda x: so.interpolate(x, None, 0.1), ValueError, "scale_factor=0.1"),
         (lambda x: so.interpolate(x, None, 1e300), ValueError, r"would get 4e\+300$"),
-        (lambda x: so.interpolate(x, np.array([2, 2])), TypeError, "integer scalar"),
+        (lambda x: so.interpolate(x, np.array([2, 2])), TypeError, "an int"),
         (lambda x: so.interpolate(x, None, np.inf), ValueError, "scale_factor=inf"),
         (lambda x: so.interpolate(x, None, "2"), TypeError, "scale_factor"),
         (lambda x: so.interpolate(x, 2, mode="cubic"), ValueError, "mode='cubic'"),

@@ -560,7 +560,7 @@ def test_a_running_float32_sum_fails_the_accuracy_check():
     ("call", "error", "text"),
     [
         (lambda x: so.max_pool2d(x, 0), ValueError, "kernel_size=0 .* 1 or more"),
-        (lambda x: so.max_pool2d(x, (2, -1)), ValueError, "kernel_size=-1"),
+        (lambda x: so.max_pool2d(x, (2, -1)), ValueError, r"kernel_size=\(2, -1\)"),
         (lambda x: so.max_pool2d(x, 2, 0), ValueError, "stride=0 .* 1 or more"),
         (lambda x: so.max_pool2d(x, 2, dilation=0), ValueError, "dilation=0 .* 1 or more"),
         (lambda x: so.max_pool2d(x, 2, padding=-1), ValueError, "padding=-1 .* 0 or more"),
@@ -572,7 +572,7 @@ def test_a_running_float32_sum_fails_the_accuracy_check():
         (lambda x: so.max_pool2d(x, 2**64), ValueError, "kernel_size=18446744073709551616"),
         (lambda x: so.max_pool2d(x, 2, dilation=2**62), ValueError, "dilation=4611686018427387904"),
         (lambda x: so.max_pool2d(x, 2.0), TypeError, "kernel_size=2.0"),
-        (lambda x: so.max_pool2d(x, "2"), TypeError, "kernel_size=2"),
+        (lambda x: so.max_pool2d(x, "2"), TypeError, "kernel_size='2'"),
         (lambda x: so.max_pool2d(x, True), TypeError, "kernel_size=True"),
         (lambda x: so.max_pool2d(x, (2, 2, 2)), ValueError, "3 entries; one or two"),
         (lambda x: so.max_pool2d(x, ()), ValueError, "0 entries; one or two"),

@@ -21,9 +21,9 @@ constexpr std::size_t block_bytes = std::size_t{1} << 18;
 constexpr const char* float_dtypes =
     "float64, float32, float16, bfloat16, integers and bool (computed in float64)";
 
-// The descriptor of ml_dtypes.bfloat16, kept for new arrays once an array of it has been seen. NumPy
-// gives such dtypes their number at run time, so the type object's name identifies it. Atomic for
-// interpreters without a global lock.
+// The descriptor of ml_dtypes.bfloat16, kept for new arrays once an array of it has been seen.
+// NumPy gives such dtypes their number at run time, so the type object's name identifies it. Atomic
+// for interpreters without a global lock.
 std::atomic<PyArray_Descr*> bfloat16_descr = nullptr;
 
 bool is_bfloat16(PyArray_Descr* descr) {
@@ -40,9 +40,15 @@ bool is_bfloat16(PyArray_Descr* descr) {
 
 bool float_dtype(PyArray_Descr* descr, Dtype& dtype) {
     switch (descr->type_num) {
-        case NPY_DOUBLE: dtype = Dtype::float64; return true;
-        case NPY_FLOAT: dtype = Dtype::float32; return true;
-        case NPY_HALF: dtype = Dtype::float16; return true;
+        case NPY_DOUBLE:
+            dtype = Dtype::float64;
+            return true;
+        case NPY_FLOAT:
+            dtype = Dtype::float32;
+            return true;
+        case NPY_HALF:
+            dtype = Dtype::float16;
+            return true;
         default:
             if (!is_bfloat16(descr)) return false;
             dtype = Dtype::bfloat16;
@@ -53,9 +59,12 @@ bool float_dtype(PyArray_Descr* descr, Dtype& dtype) {
 // A new reference.
 PyArray_Descr* descr_of(Dtype dtype) {
     switch (dtype) {
-        case Dtype::float64: return PyArray_DescrFromType(NPY_DOUBLE);
-        case Dtype::float32: return PyArray_DescrFromType(NPY_FLOAT);
-        case Dtype::float16: return PyArray_DescrFromType(NPY_HALF);
+        case Dtype::float64:
+            return PyArray_DescrFromType(NPY_DOUBLE);
+        case Dtype::float32:
+            return PyArray_DescrFromType(NPY_FLOAT);
+        case Dtype::float16:
+            return PyArray_DescrFromType(NPY_HALF);
         default: {
             PyArray_Descr* const descr = bfloat16_descr;
             Py_INCREF(descr);
@@ -97,8 +106,8 @@ py::object any_array(const py::object& x, const char* name) {
             // Objects that cannot be exported as they are (gradient tracking, another device) say
             // why; what NumPy cannot take by DLPack it may take as an array.
             if (!py::hasattr(x, "__array__"))
-                throw py::type_error(std::string(name) + " cannot be read through DLPack: " +
-                                     text_of(error.value()));
+                throw py::type_error(std::string(name) +
+                                     " cannot be read through DLPack: " + text_of(error.value()));
         }
     }
     PyObject* array = PyArray_FROM_O(x.ptr());
@@ -111,8 +120,9 @@ py::object any_array(const py::object& x, const char* name) {
 
 // A copy with native byte order, alignment and C order, cast to descr (stolen).
 py::object converted(const py::object& array, PyArray_Descr* descr) {
-    return take(PyArray_FromArray(reinterpret_cast<PyArrayObject*>(array.ptr()), descr,
-                                  NPY_ARRAY_CARRAY_RO | NPY_ARRAY_NOTSWAPPED | NPY_ARRAY_FORCECAST));
+    return take(
+        PyArray_FromArray(reinterpret_cast<PyArrayObject*>(array.ptr()), descr,
+                          NPY_ARRAY_CARRAY_RO | NPY_ARRAY_NOTSWAPPED | NPY_ARRAY_FORCECAST));
 }
 
 Array as_array_of(const py::object& x, const char* name, int type_num, bool (*takes)(int),
@@ -155,13 +165,13 @@ py::object new_array_of(PyArray_Descr* descr, int ndim, const npy_intp* shape, c
         }
     // What NumPy lays out as it would without being told takes a third of the time.
     if (bytes < block_bytes && (like == nullptr || PyArray_IS_C_CONTIGUOUS(like->get())))
-        return take(PyArray_NewFromDescr(&PyArray_Type, descr, ndim, shape, nullptr, nullptr, 0,
-                                         nullptr));
+        return take(
+            PyArray_NewFromDescr(&PyArray_Type, descr, ndim, shape, nullptr, nullptr, 0, nullptr));
     npy_intp strides[max_dims];
     k_order_strides(ndim, shape, item, like, strides);
     if (bytes < block_bytes)
-        return take(PyArray_NewFromDescr(&PyArray_Type, descr, ndim, shape, strides, nullptr, 0,
-                                         nullptr));
+        return take(
+            PyArray_NewFromDescr(&PyArray_Type, descr, ndim, shape, strides, nullptr, 0, nullptr));
     void* block;
     try {
         block = acquire_block(bytes);
@@ -169,9 +179,8 @@ py::object new_array_of(PyArray_Descr* descr, int ndim, const npy_intp* shape, c
         Py_DECREF(descr);
         throw;
     }
-    PyObject* capsule = PyCapsule_New(block, nullptr, [](PyObject* self) {
-        release_block(PyCapsule_GetPointer(self, nullptr));
-    });
+    PyObject* capsule = PyCapsule_New(
+        block, nullptr, [](PyObject* self) { release_block(PyCapsule_GetPointer(self, nullptr)); });
     if (capsule == nullptr) {
         release_block(block);
         Py_DECREF(descr);
@@ -312,16 +321,17 @@ std::vector<int> normalized_axes(const py::object& axis, int ndim, const char* n
     }
     auto add = [&](const py::handle& item) {
         if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
-            throw py::type_error("axis=" + text_of(axis) + " is not allowed; an int, a tuple of "
+            throw py::type_error("axis=" + text_of(axis) +
+                                 " is not allowed; an int, a tuple of "
                                  "ints or None is");
         const Py_ssize_t value = whole_number(item);
         if (ndim == 0 && (value == 0 || value == -1)) return;  // a scalar is its only element
         if (value < -ndim || value >= ndim) {
-            const std::string text =
-                "axis=" + text_of(item) + " is out of bounds for " + name + " of " +
-                std::to_string(ndim) + " dimensions" +
-                (ndim > 0 ? "; allowed are " + std::to_string(-ndim) + " to " + std::to_string(ndim - 1)
-                          : std::string("; allowed are -1, 0, () and None"));
+            const std::string text = "axis=" + text_of(item) + " is out of bounds for " + name +
+                                     " of " + std::to_string(ndim) + " dimensions" +
+                                     (ndim > 0 ? "; allowed are " + std::to_string(-ndim) + " to " +
+                                                     std::to_string(ndim - 1)
+                                               : std::string("; allowed are -1, 0, () and None"));
             PyErr_SetString(py::module_::import("numpy.exceptions").attr("AxisError").ptr(),
                             text.c_str());
             throw py::error_already_set();
@@ -390,7 +400,9 @@ Output::Output(const py::object& out, Dtype dtype, int ndim, const npy_intp* sha
 }
 
 py::object Output::finish() {
-    if (!out_) return take(PyArray_Return(reinterpret_cast<PyArrayObject*>(target_.owner.release().ptr())));
+    if (!out_)
+        return take(
+            PyArray_Return(reinterpret_cast<PyArrayObject*>(target_.owner.release().ptr())));
     if (target_.owner.ptr() != out_.ptr() &&
         PyArray_CopyInto(reinterpret_cast<PyArrayObject*>(out_.ptr()), target_.get()) < 0)
         throw py::error_already_set();

@@ -7,6 +7,7 @@
 #include "function.h"
 #include "output_mask.h"
 #include "packed_weight.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -16,21 +17,9 @@ using Pair = std::array<std::ptrdiff_t, 2>;
 // Beyond this nothing is meant, and sums of sizes stay far from 63 bits.
 constexpr std::ptrdiff_t largest_setting = std::numeric_limits<std::int32_t>::max();
 
-[[noreturn]] void refuse(const char* name, const py::handle& value, const std::string& allowed) {
-    throw py::value_error(std::string(name) + "=" + repr_of(value) + " is not allowed; " +
-                          allowed);
-}
-
-std::ptrdiff_t whole_number(const py::handle& item, const py::object& value, const char* name,
-                            std::ptrdiff_t least, const char* forms) {
-    if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
-        throw py::type_error(std::string(name) + "=" + repr_of(value) +
-                             " is not allowed; " + forms);
-    const Py_ssize_t number = PyNumber_AsSsize_t(item.ptr(), nullptr);
-    if (number < least || number > largest_setting)
-        refuse(name, value,
-               "allowed are " + std::to_string(least) + " to " + std::to_string(largest_setting));
-    return number;
+std::ptrdiff_t setting(const py::handle& item, const py::object& value, const char* name,
+                       std::ptrdiff_t least, const char* forms) {
+    return integer_in(item, value, name, least, largest_setting, forms);
 }
 
 bool is_pair(const py::handle& value) {
@@ -41,10 +30,10 @@ Pair pair_of(const py::object& value, const char* name, std::ptrdiff_t least) {
     constexpr const char* forms = "an int or a pair of ints is";
     if (is_pair(value)) {
         const py::sequence both = py::reinterpret_borrow<py::sequence>(value);
-        return {whole_number(both[0], value, name, least, forms),
-                whole_number(both[1], value, name, least, forms)};
+        return {setting(both[0], value, name, least, forms),
+                setting(both[1], value, name, least, forms)};
     }
-    const std::ptrdiff_t number = whole_number(value, value, name, least, forms);
+    const std::ptrdiff_t number = setting(value, value, name, least, forms);
     return {number, number};
 }
 
@@ -77,7 +66,7 @@ struct Settings {
 Settings settings_of(const py::object& stride, const py::object& padding,
                      const py::object& dilation, const py::object& groups) {
     return {pair_of(stride, "stride", 1), pair_of(dilation, "dilation", 1),
-            whole_number(groups, groups, "groups", 1, "an int is"), padding};
+            setting(groups, groups, "groups", 1, "an int is"), padding};
 }
 
 struct Padding {
@@ -98,26 +87,26 @@ std::array<Padding, 2> padding_of(const py::object& value, const Pair& in, const
     if (PyUnicode_Check(value.ptr())) {
         const std::string text = py::str(value);
         if (text == "valid") return {};
-        if (text != "same") refuse("padding", value, forms);
+        if (text != "same") throw py::value_error(refusal("padding", value) + forms);
         return {same_padding(in[0], stride[0], kernel[0]),
                 same_padding(in[1], stride[1], kernel[1])};
     }
     auto ends = [&](const py::handle& side) -> Padding {
         if (is_pair(side)) {
             const py::sequence both = py::reinterpret_borrow<py::sequence>(side);
-            return {whole_number(both[0], value, "padding", 0, forms),
-                    whole_number(both[1], value, "padding", 0, forms)};
+            return {setting(both[0], value, "padding", 0, forms),
+                    setting(both[1], value, "padding", 0, forms)};
         }
-        const std::ptrdiff_t number = whole_number(side, value, "padding", 0, forms);
+        const std::ptrdiff_t number = setting(side, value, "padding", 0, forms);
         return {number, number};
     };
     if (!is_pair(value)) {
-        const std::ptrdiff_t number = whole_number(value, value, "padding", 0, forms);
+        const std::ptrdiff_t number = setting(value, value, "padding", 0, forms);
         return {Padding{number, number}, Padding{number, number}};
     }
     const py::sequence both = py::reinterpret_borrow<py::sequence>(value);
     if (is_pair(both[0]) != is_pair(both[1]))
-        throw py::type_error("padding=" + repr_of(value) + " is not allowed; " + forms);
+        throw py::type_error(refusal("padding", value) + forms);
     return {ends(both[0]), ends(both[1])};
 }
 
@@ -342,8 +331,8 @@ Conv2dShape transposed_shape(const FloatArray& input, const FloatArray& weight,
     const npy_intp* k = weight.shape();
     if (y.channels % settings.groups != 0 || y.channels != k[0])
         throw py::value_error("input has shape " + shape_text(input) + " and weight has shape " +
-                              shape_text(weight) + " with groups=" +
-                              std::to_string(settings.groups) +
+                              shape_text(weight) +
+                              " with groups=" + std::to_string(settings.groups) +
                               "; the weight's first size must be the input's channels, a multiple "
                               "of groups");
     const Pair pad = pair_of(settings.padding, "padding", 0);
@@ -353,10 +342,11 @@ Conv2dShape transposed_shape(const FloatArray& input, const FloatArray& weight,
         const std::ptrdiff_t taps = k[2 + d];
         if (taps < 1 || taps > largest_setting)
             throw py::value_error("weight has shape " + shape_text(weight) +
-                                  "; its kernel must have 1 to " +
-                                  std::to_string(largest_setting) + " rows and columns");
+                                  "; its kernel must have 1 to " + std::to_string(largest_setting) +
+                                  " rows and columns");
         if (extra[d] >= settings.stride[d] && extra[d] >= settings.dilation[d])
-            refuse("output_padding", output_padding, "it must be less than stride or dilation");
+            throw py::value_error(refusal("output_padding", output_padding) +
+                                  "it must be less than stride or dilation");
         if (y.size[d] < 1 || y.size[d] > largest_setting)
             throw py::value_error("input has shape " + shape_text(input) +
                                   "; its images must have at least one row and one column");
@@ -364,9 +354,8 @@ Conv2dShape transposed_shape(const FloatArray& input, const FloatArray& weight,
                   settings.dilation[d] * (taps - 1) + extra[d] + 1;
         if (size[d] < 1)
             throw py::value_error("input has shape " + shape_text(input) + " and padding=" +
-                                  repr_of(settings.padding) +
-                                  " leaves a result of size " + std::to_string(size[d]) +
-                                  "; it must be at least 1");
+                                  repr_of(settings.padding) + " leaves a result of size " +
+                                  std::to_string(size[d]) + "; it must be at least 1");
     }
     Conv2dShape shape{};
     shape.batch = y.batch;
@@ -441,7 +430,7 @@ py::tuple conv_transpose2d_backward(const py::object& grad_object, const py::obj
 
 PackedWeight pack_conv2d_weight(const py::object& weight_object, const py::object& groups_object) {
     const FloatArray weight = unpacked_weight(weight_object, "pack_conv2d_weight");
-    const std::ptrdiff_t groups = whole_number(groups_object, groups_object, "groups", 1, "an int is");
+    const std::ptrdiff_t groups = setting(groups_object, groups_object, "groups", 1, "an int is");
     check_kernel(weight.ndim(), weight.shape());
     const npy_intp* k = weight.shape();
     if (k[0] % groups != 0)

@@ -30,7 +30,8 @@ py::object unary(const py::object& x_object, const py::object& out, Settings... 
     return y.finish();
 }
 
-// grad_x = kernel(grad_output, saved, settings...), where `saved` is the forward pass's output or input.
+// grad_x = kernel(grad_output, saved, settings...), where `saved` is the forward pass's output or
+// input.
 enum class Saved { output, x };
 template <Saved kind, auto select, class... Settings>
 py::object unary_backward(const py::object& grad_object, const py::object& saved_object,
@@ -130,8 +131,7 @@ py::object prelu_grad_input(const py::object& grad_object, const py::object& x_o
 double probability(const py::object& value) {
     const double p = number(value, "p");
     if (!(p >= 0 && p <= 1))
-        throw py::value_error("p=" + repr_of(value) +
-                              " is not allowed; it must be in [0, 1]");
+        throw py::value_error("p=" + repr_of(value) + " is not allowed; it must be in [0, 1]");
     return p;
 }
 
@@ -149,8 +149,7 @@ py::object dropout(const py::object& x_object, const char* name, const py::objec
         with_dtype(x.dtype, [&]<class T>(T) {
             const auto kernel = active_kernels().elementwise.of<T>().dropout;
             run_kernel(x.size(), [&] {
-                kernel(planned.plan, at<T>(y, planned.offset[0]),
-                       at<const T>(x, planned.offset[1]),
+                kernel(planned.plan, at<T>(y, planned.offset[0]), at<const T>(x, planned.offset[1]),
                        at<const std::uint8_t>(mask, planned.offset[2]), scale);
             });
         });

@@ -28,14 +28,7 @@ std::array<py::object, 2> pair_of(const py::object& value, const char* name) {
 }
 
 std::ptrdiff_t side_of(const py::object& item, const py::object& value, const char* name) {
-    if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr()))
-        throw py::type_error(std::string(name) + "=" + text_of(value) +
-                             " is not allowed; ints are");
-    const Py_ssize_t side = whole_number(item);
-    if (side < 1 || side > largest_side)
-        throw py::value_error(std::string(name) + "=" + text_of(value) +
-                              " is not allowed; 1 to " + std::to_string(largest_side) + " are");
-    return side;
+    return integer_in(item, value, name, 1, largest_side, "an int or a pair of ints is");
 }
 
 // Rows or columns of the image and of the result, and the scale factor (0: none).
@@ -90,15 +83,15 @@ ResizeShape shape_of(int ndim, const npy_intp* sizes, const std::array<Sides, 2>
 }
 
 py::object interpolate(const py::object& input, const py::object& size,
-                       const py::object& scale_factor, const py::object& mode,
-                       bool align_corners) {
+                       const py::object& scale_factor, const py::object& mode, bool align_corners) {
     const FloatArray x = as_float_array(input, "input");
     const int ndim = x.ndim();
     check_ndim(ndim, "input", shape_text(x));
     const bool smooth = is_bilinear(mode, align_corners);
     if (size.is_none() == scale_factor.is_none())
-        throw py::value_error("size=" + text_of(size) + " and scale_factor=" +
-                              text_of(scale_factor) + " are not allowed; one of them must be given");
+        throw py::value_error("size=" + text_of(size) +
+                              " and scale_factor=" + text_of(scale_factor) +
+                              " are not allowed; one of them must be given");
     std::array<Sides, 2> sides{};
     npy_intp result[4];
     std::copy_n(x.shape(), ndim, result);
@@ -116,9 +109,8 @@ py::object interpolate(const py::object& input, const py::object& size,
             const double out = std::floor(static_cast<double>(side) * factor);
             if (!(out >= 1 && out <= static_cast<double>(largest_side)))
                 throw py::value_error("scale_factor=" + text_of(scale_factor) +
-                                      " is not allowed; images of " +
-                                      std::to_string(side) + " rows or columns would get " +
-                                      text_of(py::float_(out)));
+                                      " is not allowed; images of " + std::to_string(side) +
+                                      " rows or columns would get " + text_of(py::float_(out)));
             sides[d].out = static_cast<std::ptrdiff_t>(out);
             sides[d].factor = factor;
         }
@@ -197,7 +189,8 @@ py::object interpolate_backward(const py::object& grad_output, const py::object&
     return grad_x.owner;
 }
 
-// Copies x to y, arrays of one shape, whose elements have 1, 2, 4 or 8 bytes and are whole strides apart.
+// Copies x to y, arrays of one shape, whose elements have 1, 2, 4 or 8 bytes and are whole strides
+// apart.
 void rearrange_into(const py::object& y_object, const py::object& x_object) {
     const Array y = {y_object}, x = {x_object};
     const Array* const arrays[] = {&y, &x};

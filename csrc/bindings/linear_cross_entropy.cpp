@@ -1,9 +1,8 @@
-#include "../linear_cross_entropy_plan.h"
-
 #include <algorithm>
 #include <cstring>
 
 #include "../kernels.h"
+#include "../linear_cross_entropy_plan.h"
 #include "class_labels.h"
 #include "families.h"
 #include "function.h"
@@ -15,7 +14,8 @@
 namespace stableops {
 namespace {
 
-// (..., features) as a matrix of tokens. Leading axes that memory does not traverse as one are copied.
+// (..., features) as a matrix of tokens. Leading axes that memory does not traverse as one are
+// copied.
 StridedMatrix as_tokens(FloatArray& x) {
     auto merged_stride = [&](std::ptrdiff_t& row) {
         std::ptrdiff_t rows = 1;
@@ -61,7 +61,8 @@ py::object linear_cross_entropy(const py::object& input, const py::object& weigh
     if (has_bias && (bias.ndim() != 1 || bias.shape()[0] != classes))
         throw py::value_error("bias has shape " + shape_text(bias) + "; it must be " +
                               shape_text(1, weight.shape()));
-    const std::int64_t ignore_index = integer(ignore_index_object, "ignore_index");
+    const std::int64_t ignore_index =
+        integer_in(ignore_index_object, ignore_index_object, "ignore_index", no_least, no_most);
     const double smoothing = number_in(label_smoothing, "label_smoothing", 0, 1);
     const Reduction reduction = reduction_of(reduction_object);
     const py::object labels_array = py::module_::import("numpy").attr("asarray")(labels_object);
@@ -130,10 +131,11 @@ py::object linear_cross_entropy(const py::object& input, const py::object& weigh
 
 void bind_linear_cross_entropy(py::module_& m) {
     def<[](const py::object& input, const py::object& weight, const py::object& labels,
-           const py::object& bias, const py::object& ignore_index, const py::object& label_smoothing,
-           const py::object& reduction, bool return_grad, const py::object& output_mask) {
-        return linear_cross_entropy(input, weight, labels, bias, ignore_index,
-                                    label_smoothing, reduction, return_grad, output_mask_of(output_mask));
+           const py::object& bias, const py::object& ignore_index,
+           const py::object& label_smoothing, const py::object& reduction, bool return_grad,
+           const py::object& output_mask) {
+        return linear_cross_entropy(input, weight, labels, bias, ignore_index, label_smoothing,
+                                    reduction, return_grad, output_mask_of(output_mask));
     }>(m, "linear_cross_entropy");
 }
 

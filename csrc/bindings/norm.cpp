@@ -3,9 +3,9 @@
 #include "../kernels.h"
 #include "families.h"
 #include "function.h"
-#include "settings.h"
 #include "output_mask.h"
 #include "row_arrays.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -19,14 +19,7 @@ double not_negative(const py::object& value, const char* name) {
 }
 
 std::ptrdiff_t positive_int(const py::object& value, const char* name) {
-    if (!PyIndex_Check(value.ptr()) || PyBool_Check(value.ptr()))
-        throw py::type_error(std::string(name) + "=" + repr_of(value) +
-                             " is not allowed; an int is");
-    const Py_ssize_t result = whole_number(value);
-    if (result < 1)
-        throw py::value_error(std::string(name) + "=" + repr_of(value) +
-                              " is not allowed; it must be 1 or more");
-    return result;
+    return integer_in(value, value, name, 1, no_most);
 }
 
 // An axis of an array, or a part of one: `step` elements of it apart. No axis has index -1.
@@ -51,8 +44,8 @@ struct Operand {
 };
 
 // Neighbours that all arrays traverse as one are one.
-void merge_axes(const std::vector<AxisPart>& axes, std::initializer_list<Operand> operands, int& ndim,
-                std::ptrdiff_t* size, std::ptrdiff_t (NormOperand::*stride)[max_dims]) {
+void merge_axes(const std::vector<AxisPart>& axes, std::initializer_list<Operand> operands,
+                int& ndim, std::ptrdiff_t* size, std::ptrdiff_t (NormOperand::*stride)[max_dims]) {
     ndim = 0;
     for (const AxisPart& axis : axes) {
         if (axis.size == 1) continue;
@@ -195,10 +188,9 @@ struct Normalized {
 
 Normalized normalize(const FloatArray& x, const Roles& roles, NormAffine affine, double eps,
                      int stats_ndim, const npy_intp* stats_shape) {
-    Normalized result = {new_array(x.dtype, x.ndim(), x.shape(), &x),
-                         float64_array(stats_ndim, stats_shape),
-                         float64_array(stats_ndim, stats_shape),
-                         float64_array(stats_ndim, stats_shape)};
+    Normalized result = {
+        new_array(x.dtype, x.ndim(), x.shape(), &x), float64_array(stats_ndim, stats_shape),
+        float64_array(stats_ndim, stats_shape), float64_array(stats_ndim, stats_shape)};
     if (x.size() == 0) {
         for (const FloatArray* a : {&result.mean, &result.rstd, &result.variance})
             std::fill_n(a->data<double>(), a->size(), std::nan(""));
@@ -220,8 +212,8 @@ NormAffine channel_affine(const Parameter& weight, const Parameter& bias, std::p
 NormAffine group_affine(const Roles& roles, const Parameter& weight, const Parameter& bias) {
     const bool by_position = roles.plane.axis < 0;
     const std::ptrdiff_t each = by_position ? product(roles.length) : roles.plane.size;
-    return {weight.data(), bias.data(), each, by_position ? 0 : 1, by_position ? 1 : 0,
-            each * roles.group.size};
+    return {weight.data(),       bias.data(),         each,
+            by_position ? 0 : 1, by_position ? 1 : 0, each * roles.group.size};
 }
 
 // An array of the caller's that training writes to.
@@ -267,8 +259,8 @@ py::object rounded(FloatArray sums, Dtype dtype) {
     return sums.owner;
 }
 
-void update_running(const py::object& target, const FloatArray& running, const FloatArray& statistic,
-                    double factor, double momentum) {
+void update_running(const py::object& target, const FloatArray& running,
+                    const FloatArray& statistic, double factor, double momentum) {
     FloatArray next = float64_array(1, running.shape());
     const std::vector<double> old = doubles(running);
     std::copy_n(old.data(), running.size(), next.data<double>());
@@ -365,8 +357,8 @@ py::object group_norm(const py::object& input, const py::object& num_groups,
     cast_to(x, common_dtype({&x}, {&weight, &bias}));
     const Roles roles = group_roles(x, groups);
     const npy_intp stats[] = {x.shape()[0], groups};
-    return with_statistics(
-        normalize(x, roles, group_affine(roles, weight, bias), eps, 2, stats), return_stats);
+    return with_statistics(normalize(x, roles, group_affine(roles, weight, bias), eps, 2, stats),
+                           return_stats);
 }
 
 // How many axes normalized_shape has; they must be the last ones of x.
@@ -433,8 +425,9 @@ py::tuple backward(FloatArray grad, FloatArray x, const Parameter& weight, const
     if (x.size() > 0) {
         NormOperand x_rows, grad_rows, grad_x_rows;
         const NormShape shape =
-            mask[0] ? plan_norm(roles, {{&x, &x_rows}, {&grad, &grad_rows}, {&grad_x, &grad_x_rows}})
-                    : plan_norm(roles, {{&x, &x_rows}, {&grad, &grad_rows}});
+            mask[0]
+                ? plan_norm(roles, {{&x, &x_rows}, {&grad, &grad_rows}, {&grad_x, &grad_x_rows}})
+                : plan_norm(roles, {{&x, &x_rows}, {&grad, &grad_rows}});
         const NormKernels& kernels = kernels_for(active_kernels().norm, dtype);
         run_kernel(x.size(), [&] {
             kernels.backward(shape, mask[0] ? &grad_x_rows : nullptr, grad_rows, x_rows, affine,
@@ -463,8 +456,8 @@ py::tuple batch_norm_backward(const py::object& grad_object, const py::object& i
     const std::vector<double> mean = statistics(mean_object, "mean", 1, channels);
     const std::vector<double> rstd = statistics(rstd_object, "rstd", 1, channels);
     const Parameter none(py::none(), "bias", 1, channels);
-    return backward(grad, x, weight, batch_roles(x), channel_affine(weight, none, channels[0]), mean,
-                    rstd, !training, 1, channels, output_mask_of(output_mask));
+    return backward(grad, x, weight, batch_roles(x), channel_affine(weight, none, channels[0]),
+                    mean, rstd, !training, 1, channels, output_mask_of(output_mask));
 }
 
 py::tuple group_norm_backward(const py::object& grad_object, const py::object& input,
@@ -526,9 +519,8 @@ py::object prelu_grad_weight(const py::object& grad_object, const py::object& x_
         NormOperand grad_rows, x_rows;
         const NormShape shape = plan_norm(roles, {{&x, &x_rows}, {&grad, &grad_rows}});
         const NormKernels& kernels = kernels_for(active_kernels().norm, dtype);
-        run_kernel(x.size(), [&] {
-            kernels.negative_sums(shape, grad_rows, x_rows, sums.data<double>());
-        });
+        run_kernel(x.size(),
+                   [&] { kernels.negative_sums(shape, grad_rows, x_rows, sums.data<double>()); });
     }
     return rounded(sums, dtype);
 }

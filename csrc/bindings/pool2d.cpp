@@ -5,6 +5,7 @@
 #include "../kernels.h"
 #include "families.h"
 #include "function.h"
+#include "settings.h"
 
 namespace stableops {
 namespace {
@@ -23,35 +24,24 @@ std::string text(const char* name, std::ptrdiff_t value) {
     return std::string(name) + "=" + std::to_string(value);
 }
 
-std::ptrdiff_t integer(const py::handle& value, const char* name, std::ptrdiff_t least) {
-    if (!PyIndex_Check(value.ptr()) || PyBool_Check(value.ptr()))
-        throw py::type_error(std::string(name) + "=" + text_of(value) +
-                             " is not allowed; an int or a pair of ints is");
-    const Py_ssize_t number = PyNumber_AsSsize_t(value.ptr(), nullptr);  // saturates
-    if (PyErr_Occurred()) throw py::error_already_set();
-    if (number == PY_SSIZE_T_MAX || number == PY_SSIZE_T_MIN)
-        throw py::value_error(std::string(name) + "=" + text_of(value) + " is too large");
-    if (number < least)
-        throw py::value_error(std::string(name) + "=" + text_of(value) + " is not allowed; it is " +
-                              std::to_string(least) + " or more");
-    return number;
-}
-
 bool is_sequence(const py::object& value) {
     return py::isinstance<py::tuple>(value) || py::isinstance<py::list>(value);
 }
 
 // An int, or a tuple or list of one or two, each at least `least`.
 Pair pair(const py::object& value, const char* name, std::ptrdiff_t least) {
+    const auto part = [&](const py::handle& item) {
+        return integer_in(item, value, name, least, no_most, "an int or a pair of ints is");
+    };
     if (!is_sequence(value)) {
-        const std::ptrdiff_t both = integer(value, name, least);
+        const std::ptrdiff_t both = part(value);
         return {both, both};
     }
     const py::sequence items = value;
     if (items.size() != 1 && items.size() != 2)
         throw py::value_error(std::string(name) + "=" + text_of(value) + " has " +
                               std::to_string(items.size()) + " entries; one or two are allowed");
-    return {integer(items[0], name, least), integer(items[items.size() - 1], name, least)};
+    return {part(items[0]), part(items[items.size() - 1])};
 }
 
 // An (N, C, H, W) or (C, H, W) array with its strides.
@@ -274,7 +264,9 @@ Images image_shape(const py::object& input_shape, const Images& grad, const Arra
     const int ndim = static_cast<int>(items.size());
     check_ndim(ndim, "input_shape", text_of(input_shape));
     std::ptrdiff_t size[4] = {1, 0, 0, 0};
-    for (int d = 0; d < ndim; ++d) size[4 - ndim + d] = integer(items[d], "input_shape", 0);
+    for (int d = 0; d < ndim; ++d)
+        size[4 - ndim + d] =
+            integer_in(items[d], input_shape, "input_shape", 0, no_most, "a tuple of ints is");
     if (ndim != grad_array.ndim() || size[0] != grad.n || size[1] != grad.c)
         throw py::value_error("input_shape=" + text_of(input_shape) +
                               " does not belong to grad_output of shape " + shape_text(grad_array) +
@@ -381,7 +373,7 @@ AvgPool2dRule average_rule(bool count_include_pad, const py::object& divisor_ove
     AvgPool2dRule rule = {.adaptive = false, .count_include_pad = count_include_pad, .divisor = 0};
     if (divisor_override.is_none()) return rule;
     rule.divisor =
-        integer(divisor_override, "divisor_override", std::numeric_limits<std::int64_t>::min());
+        integer_in(divisor_override, divisor_override, "divisor_override", no_least, no_most);
     if (rule.divisor == 0)
         throw py::value_error("divisor_override=0 is not allowed; any other int or None is");
     return rule;
@@ -436,8 +428,10 @@ py::object adaptive_avg_pool2d(const py::object& input, const py::object& output
     const FloatArray x = as_float_array(input, "input");
     const Images in = images(x, "input");
     check_image(in, "input", x);
-    const auto entry = [](const py::object& value, std::ptrdiff_t size) {
-        return value.is_none() ? size : integer(value, "output_size", 0);
+    const auto entry = [&](const py::object& value, std::ptrdiff_t size) {
+        return value.is_none() ? size
+                               : integer_in(value, output_size, "output_size", 0, no_most,
+                                            "an int, a pair or None is");
     };
     Pair out;
     if (is_sequence(output_size)) {

@@ -9,7 +9,7 @@
 
 namespace stableops {
 
-inline std::string refusal(const char* name, const py::object& value) {
+inline std::string refusal(const char* name, const py::handle& value) {
     return std::string(name) + "=" + repr_of(value) + " is not allowed; ";
 }
 
@@ -29,26 +29,40 @@ inline double number(const py::object& value, const char* name) {
 inline double number_in(const py::object& value, const char* name, double low, double high) {
     const double result = number(value, name);
     if (!(result >= low && result <= high))
-        throw py::value_error(refusal(name, value) + "it must be in [" +
-                              text_of(py::float_(low)) + ", " + text_of(py::float_(high)) + "]");
+        throw py::value_error(refusal(name, value) + "it must be in [" + text_of(py::float_(low)) +
+                              ", " + text_of(py::float_(high)) + "]");
     return result;
 }
 
-// What has an __index__, saturated. An array has one too, which raises unless it holds one integer.
+// What has an __index__, saturated. An array has one, too, which raises unless it holds one
+// integer.
 inline std::ptrdiff_t whole_number(const py::handle& value) {
     const Py_ssize_t result = PyNumber_AsSsize_t(value.ptr(), nullptr);
     if (result == -1 && PyErr_Occurred()) throw py::error_already_set();
     return result;
 }
 
-inline std::int64_t integer(const py::object& value, const char* name) {
-    if (!PyIndex_Check(value.ptr())) throw py::type_error(refusal(name, value) + "an int is");
-    const std::ptrdiff_t result = whole_number(value);
+constexpr std::ptrdiff_t no_least = std::numeric_limits<std::ptrdiff_t>::min();
+constexpr std::ptrdiff_t no_most = std::numeric_limits<std::ptrdiff_t>::max();
+
+// The int that `item` is, which is `value` or a part of it; `forms` says what the argument may be.
+inline std::ptrdiff_t integer_in(const py::handle& item, const py::handle& value, const char* name,
+                                 std::ptrdiff_t least, std::ptrdiff_t most,
+                                 const char* forms = "an int is") {
+    const bool allowed = PyIndex_Check(item.ptr()) && !PyBool_Check(item.ptr());
+    const Py_ssize_t result = allowed ? PyNumber_AsSsize_t(item.ptr(), nullptr) : 0;
+    if (!allowed || (result == -1 && PyErr_Occurred())) {
+        PyErr_Clear();
+        throw py::type_error(refusal(name, value) + forms);
+    }
     // The ends of the range stand for what is beyond them, too.
-    if (result == std::numeric_limits<Py_ssize_t>::max() ||
-        result == std::numeric_limits<Py_ssize_t>::min())
-        throw py::value_error(refusal(name, value) + "it must be within 63 bits");
-    return result;
+    if (result >= least && result <= most && result != no_least && result != no_most) return result;
+    std::string range = "within 63 bits";
+    if (most != no_most)
+        range = std::to_string(least) + " to " + std::to_string(most);
+    else if (least != no_least)
+        range = std::to_string(least) + " or more, " + range;
+    throw py::value_error(refusal(name, value) + "it must be " + range);
 }
 
 // The value among `words` that the argument is, as an enum that counts them in this order.

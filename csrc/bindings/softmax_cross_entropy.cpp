@@ -36,7 +36,8 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
     const std::vector<npy_intp> kept = axes.kept_shape(logits, false);
     const std::ptrdiff_t classes = logits.shape()[axis];
     const Reduction reduction = reduction_of(reduction_object);
-    const std::int64_t ignore_index = integer(ignore_index_object, "ignore_index");
+    const std::int64_t ignore_index =
+        integer_in(ignore_index_object, ignore_index_object, "ignore_index", no_least, no_most);
     const double smoothing = number_in(label_smoothing, "label_smoothing", 0, 1);
     if (classes == 0)
         throw py::value_error("logits has shape " + stableops::shape_text(logits) +
@@ -69,11 +70,11 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
         check_indices(indices, PyTypeNum_ISUNSIGNED(labels_type), classes, ignore_index);
         arguments.indices = indices.data<const std::int64_t>();
     } else {
-        throw py::value_error(
-            "labels has shape " + stableops::shape_text(any_labels) + "; it must be " +
-            shape_text(kept) + " (class indices) or " + stableops::shape_text(logits) +
-            " (class weights) for logits of shape " + stableops::shape_text(logits) +
-            " and axis=" + std::to_string(axis));
+        throw py::value_error("labels has shape " + stableops::shape_text(any_labels) +
+                              "; it must be " + shape_text(kept) + " (class indices) or " +
+                              stableops::shape_text(logits) +
+                              " (class weights) for logits of shape " +
+                              stableops::shape_text(logits) + " and axis=" + std::to_string(axis));
     }
 
     const Dtype compute = logits.dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
@@ -101,14 +102,13 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
     RowOperand labels_rows, weight_rows, grad_rows;
     // The logits stand in for operands that there are not.
     const bool loss_a_row = reduction == Reduction::none;
-    plan_rows(axes, shape,
-              {{&logits, type, &arguments.x},
-               {arguments.indices ? &logits : static_cast<const Array*>(&labels), type,
-                &labels_rows},
-               {return_grad ? static_cast<const Array*>(&grad) : &logits, type, &grad_rows},
-               {loss_a_row ? static_cast<const Array*>(&loss) : &logits, type,
-                &arguments.losses}},
-              true);
+    plan_rows(
+        axes, shape,
+        {{&logits, type, &arguments.x},
+         {arguments.indices ? &logits : static_cast<const Array*>(&labels), type, &labels_rows},
+         {return_grad ? static_cast<const Array*>(&grad) : &logits, type, &grad_rows},
+         {loss_a_row ? static_cast<const Array*>(&loss) : &logits, type, &arguments.losses}},
+        true);
     if (!loss_a_row) arguments.losses.data = static_cast<char*>(PyArray_DATA(loss.get()));
     if (arguments.weight != nullptr) {
         // Along the classes it is contiguous, and the same for every row.
