@@ -27,6 +27,17 @@ bool streams_weights(const Correlation<T>& p) {
            p.images * p.h.out * p.w.out <= streamed_pixels;
 }
 
+// Where a pixel, counted over all images, is read and written.
+template <class Isa, class T>
+void locate(const Correlation<T>& p, std::ptrdiff_t pixel, const T*& source, T*& target) {
+    const std::ptrdiff_t image = pixel / p.w.out / p.h.out;
+    const std::ptrdiff_t h = pixel / p.w.out % p.h.out;
+    const std::ptrdiff_t w = pixel % p.w.out;
+    source = p.x + image * p.x_stride.n + (h * p.h.stride + p.h.first) * p.x_stride.h +
+             (w * p.w.stride + p.w.first) * p.x_stride.w;
+    target = p.y + image * p.y_stride.n + h * p.y_stride.h + w * p.y_stride.w;
+}
+
 // chain[i][lane] continued by `terms` terms: a[i][t * a_step] * b[t * b_step + lane]. `start`: from
 // +0.
 template <class Isa, class T, int rows, int terms>
@@ -85,12 +96,7 @@ void correlate_streamed(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff
     const T* source[streamed_pixels];
     T* target[streamed_pixels];
     for (std::ptrdiff_t i = 0; i < pixels; ++i) {
-        const std::ptrdiff_t n = i / p.w.out / p.h.out;
-        const std::ptrdiff_t h = i / p.w.out % p.h.out;
-        const std::ptrdiff_t w = i % p.w.out;
-        source[i] = p.x + n * p.x_stride.n + (h * p.h.stride + p.h.first) * p.x_stride.h +
-                    (w * p.w.stride + p.w.first) * p.x_stride.w;
-        target[i] = p.y + n * p.y_stride.n + h * p.y_stride.h + w * p.y_stride.w;
+        locate<Isa>(p, i, source[i], target[i]);
     }
     for (std::ptrdiff_t k = k0; k < k1; k += streamed_channels) {
         const std::ptrdiff_t lanes = smaller(streamed_channels, k1 - k);
@@ -187,13 +193,7 @@ void correlate_dotted(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff_t
     T* target[dotted_pixels];
     for (std::ptrdiff_t i = 0; i < dotted_pixels; ++i) {
         // Rows are whole groups: the last pixel is computed several times.
-        const std::ptrdiff_t pixel = smaller(i, pixels - 1);
-        const std::ptrdiff_t image = pixel / p.w.out / p.h.out;
-        const std::ptrdiff_t h = pixel / p.w.out % p.h.out;
-        const std::ptrdiff_t w = pixel % p.w.out;
-        source[i] = p.x + image * p.x_stride.n + (h * p.h.stride + p.h.first) * p.x_stride.h +
-                    (w * p.w.stride + p.w.first) * p.x_stride.w;
-        target[i] = p.y + image * p.y_stride.n + h * p.y_stride.h + w * p.y_stride.w;
+        locate<Isa>(p, smaller(i, pixels - 1), source[i], target[i]);
     }
     T sums[group * n];
     T bias[n];
