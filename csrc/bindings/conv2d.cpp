@@ -197,10 +197,12 @@ void run(const Conv2dShape& s, F&& f) {
     run_kernel(work < 8.0 * release_gil_elements ? 0 : release_gil_elements, f);
 }
 
+// add: to what `out` holds. rectify: that, at the end. For networks that are compiled.
 py::object conv2d(const py::object& input_object, const py::object& weight_object,
                   const py::object& bias_object, const py::object& stride,
                   const py::object& padding, const py::object& dilation, const py::object& groups,
-                  const py::object& out) {
+                  const py::object& out, bool add, bool rectify) {
+    if (add && out.is_none()) throw py::value_error("out is None; there is nothing to add to");
     FloatArray x = as_float_array(input_object, "input");
     WeightArgument weight(weight_object, 4, "pack_conv2d_weight");
     FloatArray bias = weight.array();
@@ -225,9 +227,13 @@ py::object conv2d(const py::object& input_object, const py::object& weight_objec
     const npy_intp sizes[] = {shape.batch, shape.out_channels, shape.out_h, shape.out_w};
     const int ndim = x.ndim();
     const Array* const inputs[] = {&x, &weight.array(), &bias};
-    Output output(out, dtype, ndim, sizes + (4 - ndim), x, inputs);
+    Output output(out, dtype, ndim, sizes + (4 - ndim), x, inputs, false);
     const FloatArray& y = output.array();
+    if (add && y.owner.ptr() != out.ptr() &&
+        PyArray_CopyInto(y.get(), reinterpret_cast<PyArrayObject*>(out.ptr())) < 0)
+        throw py::error_already_set();
     shape.y = Image(y, "out").stride;
+    shape.epilogue = {add, rectify};
     shape.bias = has_bias ? bias.stride(0) : 0;
     if (y.size() > 0) {
         with_dtype(dtype, [&]<class T>(T) {

@@ -97,7 +97,7 @@ def conv2d(
     >>> stableops.conv2d(image, edge, stride=2, padding="same").shape
     (1, 2, 2)
     """
-    return _core.conv2d(input, weight, bias, stride, padding, dilation, groups, out)
+    return _core.conv2d(input, weight, bias, stride, padding, dilation, groups, out, False, False)
 
 
 def conv2d_backward(

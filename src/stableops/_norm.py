@@ -112,6 +112,7 @@ def batch_norm(
         momentum,
         eps,
         return_stats,
+        False,
     )
 
 
