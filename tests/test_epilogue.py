@@ -17,7 +17,7 @@ BOTH = [(True, False), (False, True), (True, True)]
 
 def fused(x, w, bias, settings, out, add, rectify):
     defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    return _core.conv2d(x, w, bias, *(defaults | settings).values(), out, add, rectify)
+    return _core.conv2d(x, w, bias, *(defaults | settings).values(), out, add, rectify, False)
 
 
 def separate(x, w, bias, settings, out, add, rectify):

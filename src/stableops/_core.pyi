@@ -202,6 +202,7 @@ def conv2d(
     out: NDArray[Any] | None,
     add: bool,
     rectify: bool,
+    channels_last: bool,
     /,
 ) -> Any: ...
 def conv2d_backward(

@@ -9,7 +9,7 @@ import numpy as np
 
 import stableops as F
 from stableops import _core
-from stableops.nn._module import Array, Module, Window, channels_last
+from stableops.nn._module import Array, Module, Window
 
 if TYPE_CHECKING:
     from stableops._conv2d import Padding, Pair
@@ -128,19 +128,17 @@ class Conv2d(Module):
         ndarray
         """
         weight: Any = self.weight
+        last = False
         if self.is_compiled and not self.training and x.dtype == weight.dtype:
             if self._packed is None:
                 self._packed = F.pack_conv2d_weight(weight, self.settings["groups"])
             weight = self._packed
-            # The same bits, sooner; the layers behind are then given such images.
-            if x.ndim == 4 and x.flags.c_contiguous and x.shape[1] > 1:
-                images = channels_last(x.shape, x.dtype)
-                images[...] = x
-                x = images
+            # The same bits, sooner in the layers behind.
+            last = x.ndim == 4 and x.shape[1] > 1
         rectify = rectify or self.rectify
         stride, padding, dilation, groups = self.settings.values()
         y: Array = _core.conv2d(
-            x, weight, self.bias, stride, padding, dilation, groups, out, add, rectify
+            x, weight, self.bias, stride, padding, dilation, groups, out, add, rectify, last
         )
         self.keep((x, y if self.rectify else None))
         return y
