@@ -9,6 +9,12 @@ struct Strides4 {
     std::ptrdiff_t n, c, h, w;
 };
 
+// What becomes of a sum and its bias: y + it if `add`, and of that the rectifier if `rectify`. The
+// bits are those of a convolution, an addition and a rectifier one after another.
+struct Epilogue {
+    bool add, rectify;
+};
+
 // out_h and out_w imply the padding at the bottom and on the right.
 struct Conv2dShape {
     std::ptrdiff_t batch, in_channels, in_h, in_w;
@@ -17,6 +23,8 @@ struct Conv2dShape {
     // `weight` is (out_channels, in_channels / groups, kernel_h, kernel_w).
     Strides4 x, weight, y;
     std::ptrdiff_t bias;
+    // Of conv2d.
+    Epilogue epilogue;
 };
 
 // Weights packed beforehand: panels [term][output channel] of this many channels, one panel after

@@ -38,6 +38,7 @@ struct NormAffine {
     const double* bias;
     std::ptrdiff_t group_step, plane_step, position_step;
     std::ptrdiff_t count;  // of weights
+    bool rectify = false;  // what transform writes
 };
 
 struct LocalResponse {

@@ -216,8 +216,9 @@ bool same_elements(PyArrayObject* a, PyArrayObject* b) {
 
 // Whether writing to `out` in any order could change an element of `in` before it is read. By
 // extents: two interleaved arrays count as overlapping, which costs a temporary, not an error.
-bool may_clobber(PyArrayObject* out, PyArrayObject* in) {
-    if (PyArray_SIZE(out) == 0 || PyArray_SIZE(in) == 0 || same_elements(out, in)) return false;
+bool may_clobber(PyArrayObject* out, PyArrayObject* in, bool in_place) {
+    if (PyArray_SIZE(out) == 0 || PyArray_SIZE(in) == 0 || (in_place && same_elements(out, in)))
+        return false;
     const char *out_first, *out_last, *in_first, *in_last;
     extent(out, out_first, out_last);
     extent(in, in_first, in_last);
@@ -366,7 +367,7 @@ Array new_int64_array(int ndim, const npy_intp* shape, const Array* like) {
 }
 
 Output::Output(const py::object& out, Dtype dtype, int ndim, const npy_intp* shape,
-               const Array& like, std::span<const Array* const> inputs) {
+               const Array& like, std::span<const Array* const> inputs, bool in_place) {
     const Array* order = like.ndim() == ndim ? &like : nullptr;
     if (out.is_none()) {
         target_ = new_array(dtype, ndim, shape, order);
@@ -391,7 +392,8 @@ Output::Output(const py::object& out, Dtype dtype, int ndim, const npy_intp* sha
     if (!PyArray_ISWRITEABLE(a)) throw py::value_error("out is read-only; it must be writeable");
     out_ = out;
     bool direct = directly_usable(a) && !overlaps_itself(a);
-    for (const Array* input : inputs) direct = direct && !may_clobber(a, input->get());
+    for (const Array* input : inputs)
+        direct = direct && !may_clobber(a, input->get(), in_place);
     if (direct) {
         target_ = {{out}, dtype};
     } else {

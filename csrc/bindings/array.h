@@ -98,10 +98,11 @@ void check_same_shape(const Array& a, const char* a_name, const Array& b, const 
 class Output {
   public:
     // out is None or an array of exactly this shape and dtype (ValueError, TypeError). `inputs` are
-    // what the kernel reads: if out overlaps one of them other than as the very same elements in
-    // the same places, the kernel writes to a temporary that finish() copies.
+    // what the kernel reads: if out overlaps one of them, the kernel writes to a temporary that
+    // finish() copies. The very same elements in the same places do not count where the kernel
+    // reads of an input only what stands where it writes next (`in_place`).
     Output(const py::object& out, Dtype dtype, int ndim, const npy_intp* shape, const Array& like,
-           std::span<const Array* const> inputs);
+           std::span<const Array* const> inputs, bool in_place = true);
 
     const FloatArray& array() const { return target_; }
 

@@ -197,10 +197,24 @@ void run(const Conv2dShape& s, F&& f) {
     run_kernel(work < 8.0 * release_gil_elements ? 0 : release_gil_elements, f);
 }
 
+py::object new_channels_last(Dtype dtype, const npy_intp* sizes) {
+    const npy_intp in_memory[] = {sizes[0], sizes[2], sizes[3], sizes[1]};
+    const FloatArray images = new_array(dtype, 4, in_memory);
+    npy_intp order[] = {0, 3, 1, 2};
+    PyArray_Dims axes = {order, 4};
+    PyObject* view = PyArray_Transpose(images.get(), &axes);
+    if (view == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(view);
+}
+
+// add: to what `out` holds. rectify: that, at the end. channels_last: the order of a new array, for
+// 4-D input. For networks that are compiled.
 py::object conv2d(const py::object& input_object, const py::object& weight_object,
                   const py::object& bias_object, const py::object& stride,
                   const py::object& padding, const py::object& dilation, const py::object& groups,
-                  const py::object& out) {
+                  const py::object& out_object, bool add, bool rectify, bool channels_last) {
+    py::object out = out_object;
+    if (add && out.is_none()) throw py::value_error("out is None; there is nothing to add to");
     FloatArray x = as_float_array(input_object, "input");
     WeightArgument weight(weight_object, 4, "pack_conv2d_weight");
     FloatArray bias = weight.array();
@@ -225,9 +239,14 @@ py::object conv2d(const py::object& input_object, const py::object& weight_objec
     const npy_intp sizes[] = {shape.batch, shape.out_channels, shape.out_h, shape.out_w};
     const int ndim = x.ndim();
     const Array* const inputs[] = {&x, &weight.array(), &bias};
-    Output output(out, dtype, ndim, sizes + (4 - ndim), x, inputs);
+    if (channels_last && out.is_none() && ndim == 4) out = new_channels_last(dtype, sizes);
+    Output output(out, dtype, ndim, sizes + (4 - ndim), x, inputs, false);
     const FloatArray& y = output.array();
+    if (add && y.owner.ptr() != out.ptr() &&
+        PyArray_CopyInto(y.get(), reinterpret_cast<PyArrayObject*>(out.ptr())) < 0)
+        throw py::error_already_set();
     shape.y = Image(y, "out").stride;
+    shape.epilogue = {add, rectify};
     shape.bias = has_bias ? bias.stride(0) : 0;
     if (y.size() > 0) {
         with_dtype(dtype, [&]<class T>(T) {

@@ -103,8 +103,9 @@ std::vector<npy_intp> output_shape(const FloatArray& x, const Weight& weight) {
     return sizes;
 }
 
+// rectify: the result. For networks that are compiled.
 py::object linear(const py::object& input, const py::object& weight_object,
-                  const py::object& bias_object) {
+                  const py::object& bias_object, bool rectify) {
     FloatArray x = as_float_array(input, "input");
     WeightArgument weight(weight_object, 2, "pack_linear_weight");
     FloatArray bias = weight.array();
@@ -130,6 +131,7 @@ py::object linear(const py::object& input, const py::object& weight_object,
     }
     Conv2dShape shape = shape_of(weight);
     set_rows(shape, rows, 0, x, 1, y);
+    shape.epilogue.rectify = rectify;
     shape.bias = has_bias ? bias.stride(0) : 0;
     if (y.size() > 0) {
         with_dtype(dtype, [&]<class T>(T) {

@@ -272,11 +272,12 @@ void update_running(const py::object& target, const FloatArray& running,
         throw py::error_already_set();
 }
 
+// rectify: the result, with training=False. For networks that are compiled.
 py::object batch_norm(const py::object& input, const py::object& running_mean,
                       const py::object& running_var, const py::object& weight_object,
                       const py::object& bias_object, bool training,
                       const py::object& momentum_object, const py::object& eps_object,
-                      bool return_stats) {
+                      bool return_stats, bool rectify) {
     FloatArray x = as_float_array(input, "input");
     check_channels(x);
     const npy_intp channels[] = {x.shape()[1]};
@@ -300,7 +301,7 @@ py::object batch_norm(const py::object& input, const py::object& running_mean,
                               "; with training=True it must have more than one value per channel");
     cast_to(x, common_dtype({&x}, {&weight, &bias}));
     const Roles roles = batch_roles(x);
-    const NormAffine affine = channel_affine(weight, bias, channels[0]);
+    NormAffine affine = channel_affine(weight, bias, channels[0]);
     if (training) {
         const Normalized result = normalize(x, roles, affine, eps, 1, channels);
         if (tracks && x.size() > 0) {
@@ -311,6 +312,7 @@ py::object batch_norm(const py::object& input, const py::object& running_mean,
         if (!return_stats) return returned(result.y);
         return py::make_tuple(returned(result.y), returned(result.mean), returned(result.rstd));
     }
+    affine.rectify = rectify;
     const FloatArray y = new_array(x.dtype, x.ndim(), x.shape(), &x);
     const std::vector<double> means = doubles(mean), variances = doubles(variance);
     if (x.size() > 0) {

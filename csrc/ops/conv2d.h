@@ -145,7 +145,8 @@ void conv2d(T* y, const T* x, const T* weight, const Compute<T>* panels, const T
         shape.bias,
         y,
         shape.y,
-        false};
+        false,
+        shape.epilogue};
     const GroupSteps steps{group_in * shape.x.c, group_out * shape.weight.n,
                            panels_size<Compute<T>>(shape) / shape.groups, group_out * shape.bias,
                            group_out * shape.y.c};
@@ -268,7 +269,7 @@ void matrix_weight_gradient(T* grad_weight, const T* grad_y, const T* x, const C
                                      grad_weight,
                                      {0, 1, 0, shape.weight.n},
                                      false,
-                                     add || first > 0};
+                                     {add || first > 0, false}};
         correlate<Isa, T>(1, 1, {}, [&](std::ptrdiff_t) { return product; });
     }
 }

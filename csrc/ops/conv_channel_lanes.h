@@ -11,12 +11,11 @@
 
 namespace stableops {
 
-// y(pixel i, channel j) = sums[i][j] + bias[j], for `rows` pixels and `lanes` channels; or (`add`,
-// without bias, where channels are contiguous) is added to what is there.
+// y(pixel i, channel j) = sums[i][j] + bias[j], for `rows` pixels and `lanes` channels.
 template <class Isa, class T>
 void store_tile(T* y, std::ptrdiff_t pixel_stride, std::ptrdiff_t channel_stride,
                 std::ptrdiff_t rows, std::ptrdiff_t lanes, const Compute<T>* sums,
-                std::ptrdiff_t pitch, const Compute<T>* bias, bool add = false) {
+                std::ptrdiff_t pitch, const Compute<T>* bias, Epilogue epilogue = {}) {
     using V = Vec<Isa, Compute<T>>;
     constexpr std::ptrdiff_t n = V::size;
     if (channel_stride == 1) {
@@ -26,12 +25,9 @@ void store_tile(T* y, std::ptrdiff_t pixel_stride, std::ptrdiff_t channel_stride
             for_each_vec<Isa, n>(lanes, [&](std::ptrdiff_t j, auto which) {
                 V v = loadu<Isa>(from + j);
                 if (bias) v = v + loadu<Isa>(bias + j);
-                if (add) {
-                    // The next panel's place: rows lie far apart.
-                    __builtin_prefetch(to + j + lanes, 1);
-                    v = load<Isa>(to + j, which) + v;
-                }
-                store(to + j, v, which);
+                // The next panel's place: rows lie far apart.
+                if (epilogue.add) __builtin_prefetch(to + j + lanes, 1);
+                store_output<Isa>(to + j, v, epilogue, which);
             });
         }
         return;
@@ -49,14 +45,16 @@ void store_tile(T* y, std::ptrdiff_t pixel_stride, std::ptrdiff_t channel_stride
             }
             if (pixel_stride == 1 && columns == n) {
 #pragma GCC unroll 16
-                for (int k = 0; k < n; ++k) store(to + k * channel_stride, column[k], pixels);
+                for (int k = 0; k < n; ++k)
+                    store_output<Isa>(to + k * channel_stride, column[k], epilogue, pixels);
             } else {
-                T line[n * n];
+                Compute<T> lines[n * n];
 #pragma GCC unroll 16
-                for (int k = 0; k < n; ++k) store(line + k * n, column[k], AllLanes{});
+                for (int k = 0; k < n; ++k) storeu(lines + k * n, column[k]);
                 for (std::ptrdiff_t k = 0; k < columns; ++k)
-                    for (int q = 0; q < pixels.count; ++q)
-                        to[k * channel_stride + q * pixel_stride] = line[k * n + q];
+                    store_output<Isa>(to + k * channel_stride, pixel_stride,
+                                      loadu<Isa>(static_cast<const Compute<T>*>(lines) + k * n),
+                                      epilogue, pixels);
             }
         }
     }
@@ -303,7 +301,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                         if (q == chunks - 1)
                             store_tile<Isa>(y + to, p.y_stride.w, p.y_stride.c, count, used, slot,
                                             used_vectors * vector, p.bias ? bias : nullptr,
-                                            p.accumulate);
+                                            p.epilogue);
                         if (chunks > 1) slot += tile_size;
                     });
             }

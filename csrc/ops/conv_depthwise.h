@@ -103,7 +103,7 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
                     V v = out[j];
                     if (p.outside_is_nothing) any_nan = any_nan || any(is_nan(v));
                     if (p.bias) v = v + loadu<Isa>(bias + c);
-                    store(y + (w + j) * p.y_stride.w + c, v, lanes);
+                    store_output<Isa>(y + (w + j) * p.y_stride.w + c, v, p.epilogue, lanes);
                 }
             });
         }

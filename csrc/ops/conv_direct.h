@@ -228,14 +228,8 @@ void correlate_direct(const Correlation<T>& p, const GroupSteps& steps, std::ptr
                                 V v = loadu<Isa>(sums + (row * width + j) * n);
                                 if (p.bias) v = v + V::splat(bias);
                                 const DirectVector& at = vector[i + j];
-                                if (p.y_stride.w == 1) {
-                                    store(to + at.to, v, FirstLanes{at.lanes});
-                                } else {
-                                    T line[n];
-                                    store(line, v, AllLanes{});
-                                    for (int q = 0; q < at.lanes; ++q)
-                                        to[at.to + q * p.y_stride.w] = line[q];
-                                }
+                                store_output<Isa>(to + at.to, p.y_stride.w, v, p.epilogue,
+                                                  FirstLanes{at.lanes});
                             }
                         }
                     }

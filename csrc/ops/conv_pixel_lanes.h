@@ -173,7 +173,7 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
                         for_each_vec<Isa, n>(piece->length, [&](std::ptrdiff_t m, auto lanes) {
                             V v = loadu<Isa>(from + piece->lane + m);
                             if (p.bias) v = v + bias;
-                            store(to + piece->to + m, v, lanes);
+                            store_output<Isa>(to + piece->to + m, v, p.epilogue, lanes);
                         });
                 }
             }

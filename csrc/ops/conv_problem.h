@@ -29,8 +29,8 @@ struct Correlation {
     // Places outside x: zeros, or (true) no terms at all, which differs where a weight is not
     // finite.
     bool outside_is_nothing;
-    // Adds to y, whose channels must be contiguous.
-    bool accumulate = false;
+    // None where outside_is_nothing.
+    Epilogue epilogue{};
 
     [[gnu::always_inline]] inline std::ptrdiff_t terms() const {
         return in_channels * h.taps * w.taps;
@@ -67,6 +67,39 @@ template <class Isa, class C>
 template <class Isa, class T>
 Compute<T> widen_one(const T* p) {
     return load<Isa>(p, FirstLanes{1})[0];
+}
+
+// The last step of every form: what a lane holds of the sum and the bias, to y.
+template <class Isa, class T, class Lanes>
+[[gnu::always_inline]] inline void store_output(T* y, Vec<Isa, Compute<T>> v, Epilogue epilogue,
+                                                Lanes lanes) {
+    using V = Vec<Isa, Compute<T>>;
+    if (epilogue.add) {
+        if constexpr (!std::is_same_v<T, Compute<T>>) {
+            T rounded[V::size];
+            store(rounded, v, AllLanes{});
+            v = load<Isa>(rounded, AllLanes{});
+        }
+        v = load<Isa>(y, lanes) + v;
+    }
+    if (epilogue.rectify) v = select(v <= V::zero(), V::zero(), v);
+    store(y, v, lanes);
+}
+
+// The same, to places `step` apart.
+template <class Isa, class T>
+[[gnu::always_inline]] inline void store_output(T* y, std::ptrdiff_t step,
+                                                Vec<Isa, Compute<T>> v, Epilogue epilogue,
+                                                FirstLanes lanes) {
+    if (step == 1) {
+        store_output<Isa>(y, v, epilogue, lanes);
+        return;
+    }
+    T line[Vec<Isa, Compute<T>>::size] = {};
+    if (epilogue.add)
+        for (int i = 0; i < lanes.count; ++i) line[i] = y[i * step];
+    store_output<Isa>(line, v, epilogue, AllLanes{});
+    for (int i = 0; i < lanes.count; ++i) y[i * step] = line[i];
 }
 
 template <class Isa, class T>

@@ -124,7 +124,7 @@ void correlate_streamed(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff
         }
         for (std::ptrdiff_t i = 0; i < pixels; ++i)
             store_tile<Isa>(target[i] + k, 0, 1, 1, lanes, total + i * pitch, pitch,
-                            static_cast<const T*>(nullptr), p.accumulate);
+                            static_cast<const T*>(nullptr), p.epilogue);
     }
 }
 
@@ -139,7 +139,7 @@ template <class Isa, class T>
 bool dots_weights(const Correlation<T>& p) {
     constexpr std::ptrdiff_t n = Vec<Isa, Compute<T>>::size;
     const TermMatrix<T> weight = join_axes<Isa>(p.weight);
-    return std::is_same_v<T, Compute<T>> && !p.panels && !p.outside_is_nothing && !p.accumulate &&
+    return std::is_same_v<T, Compute<T>> && !p.panels && !p.outside_is_nothing && !p.epilogue.add &&
            p.out_channels >= n && p.terms() >= n && is_pointwise<Isa>(p) && p.x_stride.c == 1 &&
            p.y_stride.c == 1 && weight.count[0] * weight.count[1] == 1 && weight.stride[2] == 1 &&
            p.images * p.h.out * p.w.out <= dotted_pixels;
@@ -215,7 +215,7 @@ void correlate_dotted(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff_t
             for (std::ptrdiff_t j = 0; j < smaller(group, pixels - i); ++j) {
                 V v = loadu<Isa>(static_cast<const T*>(sums) + j * n);
                 if (p.bias) v = v + loadu<Isa>(static_cast<const T*>(bias));
-                storeu(target[i + j] + k, v);
+                store_output<Isa>(target[i + j] + k, v, p.epilogue, AllLanes{});
             }
         }
     }

@@ -19,6 +19,17 @@ namespace stableops {
     return group * a.group_step + plane * a.plane_step + position * a.position_step;
 }
 
+// For y as it is, and y rectified: v where it is above this, and this elsewhere; NaN is NaN.
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> floor_of(bool rectify) {
+    return Vec<Isa, double>::splat(rectify ? 0 : -__builtin_inf());
+}
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> at_least(Vec<Isa, double> floor,
+                                                        Vec<Isa, double> v) {
+    return select(v <= floor, floor, v);
+}
+
 template <class Isa, class C>
 [[gnu::always_inline]] inline Wide<Isa, C> centred(Wide<Isa, C> x, const RowStatistics<Isa>& r) {
     using D = Vec<Isa, double>;
@@ -39,6 +50,7 @@ void emit_segment(SegmentData<C> y, SegmentData<C> x, const Segment& s, const No
                   std::ptrdiff_t group, const RowStatistics<Isa>& r) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
+    const D floor = floor_of<Isa>(affine.rectify);
     for (std::ptrdiff_t k = 0; k < s.planes; ++k) {
         const C* from = x.data + k * x.pitch;
         C* to = y.data + k * y.pitch;
@@ -66,7 +78,8 @@ void emit_segment(SegmentData<C> y, SegmentData<C> x, const Segment& s, const No
                 s.n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
                     W v = centred<Isa, C>(load_wide<Isa>(from + i, lanes), r);
 #pragma GCC unroll 2
-                    for (int j = 0; j < W::parts; ++j) v.part[j] = v.part[j] * scale + shift;
+                    for (int j = 0; j < W::parts; ++j)
+                        v.part[j] = at_least(floor, v.part[j] * scale + shift);
                     store_wide(to + i, v, lanes);
                 });
         }
@@ -224,9 +237,10 @@ struct StripConstants {
 template <class Isa, class C>
 void emit_across(const NormOperand& y, const NormOperand& x, std::ptrdiff_t channels,
                  std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t y_offset,
-                 std::ptrdiff_t x_offset, const StripConstants& c) {
+                 std::ptrdiff_t x_offset, const StripConstants& c, bool rectify = false) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
+    const D floor = floor_of<Isa>(rectify);
     for (std::ptrdiff_t i = begin; i < end; ++i) {
         const C* from = reinterpret_cast<const C*>(x.data + x_offset + i * x.length_stride[0]);
         C* to = reinterpret_cast<C*>(y.data + y_offset + i * y.length_stride[0]);
@@ -238,7 +252,8 @@ void emit_across(const NormOperand& y, const NormOperand& x, std::ptrdiff_t chan
                     const std::ptrdiff_t at = g + k * D::size;
                     D d = v.part[k] - loadu<Isa>(c.mean + at);
                     if constexpr (sizeof(C) == 8) d = d - loadu<Isa>(c.rest + at);
-                    v.part[k] = d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at);
+                    v.part[k] = at_least(
+                        floor, d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at));
                 }
                 store_wide(to + g, v, lanes);
             });
@@ -520,7 +535,7 @@ void transform(const NormShape& shape, const NormOperand& y, const NormOperand& 
                                                                std::ptrdiff_t begin,
                                                                std::ptrdiff_t end) {
         emit_across<Isa, C>(y, x, groups, begin, end, plane * y.plane_stride,
-                            plane * x.plane_stride, c);
+                            plane * x.plane_stride, c, affine.rectify);
     });
     if (!extreme) return;
     for (std::ptrdiff_t g = 0; g < groups; ++g)

@@ -114,7 +114,7 @@ template <class Isa>
 struct RowGradient {
     using D = Vec<Isa, double>;
     D mean, rest, prescale, rstd, c, t;
-    double scaled_rstd;  // of prescaled x
+    D scaled_rstd;  // of prescaled x
 };
 
 // The power of two below an extreme rstd, so that rstd / prescale and (x - mean) prescale are near 1
@@ -137,7 +137,7 @@ RowGradient<Isa> row_gradient(const RowSums<Isa, count>& s, double n, Vec<Isa, d
     r.prescale = prescale;
     r.rstd = rstd;
     D scaled = rstd / prescale;
-    r.scaled_rstd = scaled[0];
+    r.scaled_rstd = scaled;
     r.rest = D::zero();
     D h = s.value(1);
     if constexpr (count == 3) {
@@ -165,7 +165,7 @@ void emit_gradient(C* out, const C* g, const C* x, std::ptrdiff_t n, const RowGr
                    double* bias_columns) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
-    const D scale = r.rstd * D::splat(plane_weight), xhat = D::splat(r.scaled_rstd);
+    const D scale = r.rstd * D::splat(plane_weight), xhat = r.scaled_rstd;
     for_each_vec<Isa, W::size>(n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
         W v = load_wide<Isa>(x + i, lanes), gradient = load_wide<Isa>(g + i, lanes);
 #pragma GCC unroll 2
@@ -203,7 +203,7 @@ template <class Isa>
 void finish_planes(double* plane_sums, std::ptrdiff_t planes, const RowGradient<Isa>& r) {
     for (std::ptrdiff_t k = 0; k < planes; ++k)
         plane_sums[2 * k + 1] =
-            (plane_sums[2 * k + 1] - r.rest[0] * plane_sums[2 * k]) * r.scaled_rstd;
+            (plane_sums[2 * k + 1] - r.rest[0] * plane_sums[2 * k]) * r.scaled_rstd[0];
 }
 
 // Whole rows, along. `columns` is what weights by position add to, plane_sums (by plane) gets each
@@ -245,7 +245,7 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
     if (planar) finish_planes(plane_sums, shape.planes, r);
     if (row_sums) {
         row_sums[0] = total.value(0)[0];
-        row_sums[1] = (total.value(1)[0] - r.rest[0] * row_sums[0]) * r.scaled_rstd;
+        row_sums[1] = (total.value(1)[0] - r.rest[0] * row_sums[0]) * r.scaled_rstd[0];
     }
     if (grad_x == nullptr && weight_columns == nullptr && bias_columns == nullptr) return;
     for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
@@ -265,6 +265,98 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
                                bias_columns ? bias_columns + at : nullptr);
         }
         if (grad_x) write_segment<Isa>(shape, *grad_x, row, s, packed);
+    }
+}
+
+// Rows of so many columns: a register of them, with their gradients, stays in L1.
+constexpr std::ptrdiff_t short_columns = 512;
+
+// Rows of layer norm that lie along, a register of them at a time: a row a lane where sums become
+// constants, because the divisions would take longer than a short row's elements; and then column by
+// column, so that what is added up over the rows is read and written once for all of them. The bits
+// are those of backward_row.
+template <class Isa, class C>
+void backward_short_rows(const NormShape& shape, const NormOperand* grad_x,
+                         const NormOperand& grad_y, const NormOperand& x, const NormAffine& affine,
+                         std::ptrdiff_t row, std::ptrdiff_t end, const double* mean,
+                         const double* rstd, double* weight_columns, double* bias_columns) {
+    using D = Vec<Isa, double>;
+    using W = Wide<Isa, C>;
+    constexpr std::ptrdiff_t lanes = D::size;
+    constexpr int count = GradientTerms<Isa, C>::count;
+    const Segment s = Segments<Isa>(shape)[0];
+    for (; row < end; row += lanes) {
+        const std::ptrdiff_t rows = smaller<Isa>(end - row, lanes);
+        const C *g[lanes], *from[lanes];
+        C* to[lanes];
+        double prescale[lanes] = {}, parts[2 * count][lanes] = {};
+        for (std::ptrdiff_t k = 0; k < rows; ++k) {
+            const double m = mean[row + k];
+            prescale[k] = gradient_prescale<Isa>(rstd[row + k], sizeof(C) == 8);
+            const SegmentData<C> gradient = place_of<Isa, C>(shape, grad_y, row + k, s);
+            const SegmentData<C> input = place_of<Isa, C>(shape, x, row + k, s);
+            g[k] = gradient.data;
+            from[k] = input.data;
+            to[k] = grad_x ? place_of<Isa, C>(shape, *grad_x, row + k, s).data : nullptr;
+            const GradientTerms<Isa, C> terms{D::splat(m * prescale[k]), D::splat(prescale[k])};
+            const GradientSums<Isa, C> sums = segment_sums<Isa, C>(
+                gradient, input, 1, s.n, terms, sizeof(C) == 8 ? m : 0.0, affine.weight);
+            for (int t = 0; t < count; ++t) {
+                parts[2 * t][k] = sums.sum[t].hi[0];
+                parts[2 * t + 1][k] = sums.sum[t].lo[0];
+            }
+        }
+        GradientSums<Isa, C> total;
+        for (int t = 0; t < count; ++t)
+            total.sum[t] = {loadu<Isa>(parts[2 * t]), loadu<Isa>(parts[2 * t + 1])};
+        const RowGradient<Isa> r = row_gradient<Isa>(
+            total, static_cast<double>(s.n), load_some<Isa>(mean + row, rows),
+            load_some<Isa>(rstd + row, rows), loadu<Isa>(prescale), D::splat(1), false);
+        double of[7][lanes];
+        const D values[] = {r.mean, r.rest, r.prescale, r.rstd, r.c, r.t, r.scaled_rstd};
+        for (int j = 0; j < 7; ++j) storeu(of[j], values[j]);
+        for_each_vec<Isa, W::size>(
+            s.n, [&](std::ptrdiff_t i, auto here) __attribute__((always_inline)) {
+                D weight[W::parts], weights[W::parts], biases[W::parts];
+#pragma GCC unroll 2
+                for (int j = 0; j < W::parts; ++j) {
+                    const std::ptrdiff_t at = i + j * D::size;
+                    const std::ptrdiff_t left = larger<Isa>(s.n - at, std::ptrdiff_t{0});
+                    weight[j] = affine.weight ? loadu<Isa>(affine.weight + at) : D::splat(1);
+                    weights[j] = weight_columns ? load_some<Isa>(weight_columns + at, left)
+                                                : D::zero();
+                    biases[j] =
+                        bias_columns ? load_some<Isa>(bias_columns + at, left) : D::zero();
+                }
+                for (std::ptrdiff_t k = 0; k < rows; ++k) {
+                    W v = load_wide<Isa>(from[k] + i, here);
+                    const W gradient = load_wide<Isa>(g[k] + i, here);
+                    const D rstd_k = D::splat(of[3][k]);
+#pragma GCC unroll 2
+                    for (int j = 0; j < W::parts; ++j) {
+                        D d = v.part[j];
+                        if constexpr (sizeof(C) == 8) {
+                            d = (d * D::splat(of[2][k]) - D::splat(of[0][k])) -
+                                D::splat(of[1][k]);
+                        } else {
+                            d = d - D::splat(of[0][k]);
+                        }
+                        const D u = gradient.part[j];
+                        weights[j] = weights[j] + u * (d * D::splat(of[6][k]));
+                        biases[j] = biases[j] + u;
+                        v.part[j] = (u * (rstd_k * weight[j]) - D::splat(of[4][k])) -
+                                    d * D::splat(of[5][k]);
+                    }
+                    if (to[k]) store_wide(to[k] + i, v, here);
+                }
+#pragma GCC unroll 2
+                for (int j = 0; j < W::parts; ++j) {
+                    const std::ptrdiff_t at = i + j * D::size;
+                    if (at >= s.n) continue;
+                    if (weight_columns) store_some(weight_columns + at, weights[j], s.n - at);
+                    if (bias_columns) store_some(bias_columns + at, biases[j], s.n - at);
+                }
+            });
     }
 }
 
@@ -309,6 +401,10 @@ void backward_along(const NormShape& shape, const NormOperand* grad_x, const Nor
         add_samples<Isa>(sums[0], shape.samples, affine.count, grad_weight, grad_bias);
         return;
     }
+    const bool is_short =
+        affine.position_step != 0 && shape.groups * shape.planes == 1 && !constant &&
+        shape.cols() <= short_columns && lies_along<Isa, C>(shape, x) &&
+        lies_along<Isa, C>(shape, grad_y) && (!grad_x || lies_along<Isa, C>(shape, *grad_x));
     if (affine.position_step != 0 && (grad_weight || grad_bias)) {
         const std::ptrdiff_t each =
             larger<Isa>(std::ptrdiff_t{32}, (rows + 63) / 64 + shape.groups - 1) / shape.groups *
@@ -321,6 +417,11 @@ void backward_along(const NormShape& shape, const NormOperand* grad_x, const Nor
             double* const biases = columns[tasks + task];
             for (std::ptrdiff_t i = 0; i < columns.pitch; ++i) weights[i] = biases[i] = 0;
             const std::ptrdiff_t end = smaller<Isa>(rows, (task + 1) * run);
+            if (is_short) {
+                backward_short_rows<Isa, C>(shape, grad_x, grad_y, x, affine, task * run, end, mean,
+                                            rstd, weights, biases);
+                return;
+            }
             for (std::ptrdiff_t row = task * run; row < end; ++row)
                 backward_row<Isa, C>(shape, grad_x, grad_y, x, affine, row, mean[row], rstd[row],
                                      constant, weights, biases, nullptr, nullptr);
@@ -332,6 +433,11 @@ void backward_along(const NormShape& shape, const NormOperand* grad_x, const Nor
         return;
     }
     for_row_runs<Isa>(rows, shape.cols(), [&](std::ptrdiff_t row, std::ptrdiff_t end) {
+        if (is_short) {
+            backward_short_rows<Isa, C>(shape, grad_x, grad_y, x, affine, row, end, mean, rstd,
+                                        nullptr, nullptr);
+            return;
+        }
         for (; row < end; ++row) {
             double sums[2];
             backward_row<Isa, C>(shape, grad_x, grad_y, x, affine, row, mean[row], rstd[row],

@@ -97,7 +97,8 @@ def conv2d(
     >>> stableops.conv2d(image, edge, stride=2, padding="same").shape
     (1, 2, 2)
     """
-    return _core.conv2d(input, weight, bias, stride, padding, dilation, groups, out)
+    plain = False, False, False
+    return _core.conv2d(input, weight, bias, stride, padding, dilation, groups, out, *plain)
 
 
 def conv2d_backward(

@@ -49,6 +49,7 @@ def batch_norm(
     momentum: float,
     eps: float,
     return_stats: bool,
+    rectify: bool,
     /,
 ) -> Any: ...
 def batch_norm_backward(
@@ -199,6 +200,9 @@ def conv2d(
     dilation: object,
     groups: int,
     out: NDArray[Any] | None,
+    add: bool,
+    rectify: bool,
+    channels_last: bool,
     /,
 ) -> Any: ...
 def conv2d_backward(
@@ -236,7 +240,7 @@ def conv_transpose2d_backward(
     /,
 ) -> tuple[Any, Any, Any]: ...
 def linear(
-    input: ArrayLike, weight: ArrayLike | PackedWeight, bias: ArrayLike | None, /
+    input: ArrayLike, weight: ArrayLike | PackedWeight, bias: ArrayLike | None, rectify: bool, /
 ) -> Any: ...
 def linear_backward(
     grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, output_mask: object, /

@@ -52,7 +52,7 @@ def linear(
     >>> stableops.linear([[1.0, 2.0]], [[1.0, 1.0], [3.0, -1.0]], [0.5, 0.0])
     array([[3.5, 1. ]])
     """
-    return _core.linear(input, weight, bias)
+    return _core.linear(input, weight, bias, False)
 
 
 def linear_backward(

@@ -113,6 +113,7 @@ def batch_norm(
         momentum,
         eps,
         return_stats,
+        False,
     )
 
 

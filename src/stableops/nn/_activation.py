@@ -23,9 +23,12 @@ class ReLU(Module):
     array([0., 2.])
     """
 
-    in_place = False  # compile sets it where nobody else needs the input
+    # compile sets them: nobody else needs the input; in prediction the layer before rectifies.
+    in_place = done_before = False
 
     def forward(self, x: Array) -> Array:
+        if self.done_before and not self.training:
+            return x
         y: Array = F.relu(x, out=x if self.in_place else None)
         self.keep(y)
         return y

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import stableops as F
-from stableops.nn._module import Array, LayerError, Module
+from stableops.nn._convolution import Conv2d
+from stableops.nn._module import Array, LayerError, Module, channels_last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,22 +54,29 @@ class Container(Module):
     def __len__(self) -> int:
         return len(self.children())
 
-    def run(self, name: str, x: Array) -> Array:
+    def run(self, name: str, x: Array, *out: Any) -> Array:
         """Call a child, and name it in the error if it cannot take `x`."""
         child: Module = getattr(self, name)
         try:
-            return child.forward(x)
+            return child.forward(x, *out)
         except LayerError as error:
             raise LayerError(f"{name}.{error.layer}", error.problem) from None
         except ValueError as error:
             raise LayerError(f"{name} ({type(child).__name__})", str(error)) from error
 
 
+def output_layer(module: Module) -> Conv2d | None:
+    """Find the convolution that gives a module's output and can be told where to write it."""
+    while vars(type(module)).get("passes_out", False) and module.children():
+        module = list(module.children().values())[-1]
+    return module if type(module) is Conv2d else None
+
+
 class Sequential(Container):
     """Modules one after another.
 
-    `compile` folds: a batch norm goes into the weights and the bias of the convolution before it,
-    rectifiers work in place, dropout disappears.
+    `compile` folds: a batch norm goes into the weights and the bias of the convolution before it, a
+    rectifier becomes the last step of the convolution or dense layer before it, dropout disappears.
 
     Parameters
     ----------
@@ -88,10 +96,13 @@ class Sequential(Container):
     ['conv.weight', 'conv.bias']
     """
 
-    def forward(self, x: Array) -> Array:
-        for name in self.children():
+    passes_out = True
+
+    def forward(self, x: Array, *out: Any) -> Array:
+        names = list(self.children())
+        for name in names[:-1]:
             x = self.run(name, x)
-        return x
+        return self.run(names[-1], x, *out) if names else x
 
     def backward(self, grad_output: Array) -> Any:
         for child in reversed(self.children().values()):
@@ -125,9 +136,12 @@ class Residual(Sequential):
     array([[[[0., 2.]]]])
     """
 
+    passes_out = False
     body: tuple[str, ...] = ()
     downsample: Module | None = None
     activation: bool = True
+    # compile sets them: the last layer can add to the shortcut, and nobody else needs that.
+    adds_in_place = owns_shortcut = False
 
     def __init__(
         self, *, downsample: Module | None = None, activation: bool = True, **named: Module
@@ -137,9 +151,14 @@ class Residual(Sequential):
 
     def forward(self, x: Array) -> Array:
         y = x
-        for name in self.body:
+        for name in self.body[:-1]:
             y = self.run(name, y)
         shortcut = x if self.downsample is None else self.run("downsample", x)
+        if self.adds_in_place and not self.training and self._fits(y, shortcut):
+            place = shortcut if self.owns_shortcut else shortcut.copy(order="K")
+            return self.run(self.body[-1], y, place, True, self.activation)
+        for name in self.body[-1:]:
+            y = self.run(name, y)
         if y.shape != shortcut.shape:
             msg = f"cannot add the input of shape {shortcut.shape} to the output of shape {y.shape}"
             raise ValueError(msg)
@@ -159,6 +178,17 @@ class Residual(Sequential):
         if self.downsample is not None:
             grad_output = self.downsample.backward(grad_output)
         return np.add(grad, grad_output, out=grad if self._is_fresh(0) else None)
+
+    def compile(self) -> Module:
+        from stableops.nn._compile import compile_residual
+
+        clone: Any = super().compile()
+        return compile_residual(clone)
+
+    def _fits(self, y: Array, shortcut: Array) -> bool:
+        weight = getattr(self, self.body[-1]).weight
+        shape = (*y.shape[:-3], weight.shape[0], *y.shape[-2:])
+        return bool(shortcut.shape == shape and shortcut.dtype == y.dtype == weight.dtype)
 
     def _is_fresh(self, place: int) -> bool:
         return bool(self.body) and getattr(self, self.body[place]).fresh_output
@@ -183,7 +213,13 @@ class Concat(Container):
             [[2.5]]]])
     """
 
+    places_branches = False  # compile sets it where branches can be told where to write
+
     def forward(self, x: Array) -> Array:
+        if self.places_branches and not self.training and x.ndim == 4:
+            weights = [layer.weight for layer in map(output_layer, self) if layer is not None]
+            if all(weight.dtype == x.dtype for weight in weights):
+                return self._side_by_side(x, [len(weight) for weight in weights])
         outputs = [self.run(name, x) for name in self.children()]
         sizes = {output.shape[2:] for output in outputs}
         if len(sizes) > 1:
@@ -191,6 +227,22 @@ class Concat(Container):
             raise ValueError(msg)
         self.keep([output.shape[1] for output in outputs])
         return np.concatenate(outputs, axis=1)
+
+    def _side_by_side(self, x: Array, widths: list[int]) -> Array:
+        y = channels_last((len(x), sum(widths), *x.shape[2:]), x.dtype)
+        end = 0
+        for name, width in zip(self.children(), widths, strict=True):
+            end += width
+            self.run(name, x, y[:, end - width : end])
+        return y
+
+    def compile(self) -> Module:
+        from stableops.nn._compile import keeps_size
+
+        clone: Any = super().compile()
+        clone.places_branches = all(output_layer(child) and keeps_size(child) for child in clone)
+        compiled: Module = clone
+        return compiled
 
     def backward(self, grad_output: Array) -> Any:
         ends = np.cumsum(self.kept())[:-1]
@@ -223,6 +275,8 @@ class AuxiliaryHead(Sequential):
     >>> head(x) is x, head.logits.shape
     (True, (1, 2))
     """
+
+    passes_out = False
 
     logits: Array | None = None
     grad_logits: Array | None = None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import stableops as F
-from stableops.nn._module import Array, Module, Window, channels_last
+from stableops import _core
+from stableops.nn._module import Array, Module, Window
 
 if TYPE_CHECKING:
     from stableops._conv2d import Padding, Pair
@@ -73,6 +74,7 @@ class Conv2d(Module):
 
     parameter_names = ("weight", "bias")
     fresh_output = True
+    rectify = False  # compile sets it where a rectifier follows, which then is part of this layer
 
     def __init__(
         self,
@@ -105,25 +107,49 @@ class Conv2d(Module):
             msg = f"table has shape {self.table.shape} instead of {self.weight.shape[:2]}"
             raise ValueError(msg)
 
-    def forward(self, x: Array) -> Array:
-        self.keep(x)
+    def forward(
+        self, x: Array, out: Array | None = None, add: bool = False, rectify: bool = False
+    ) -> Array:
+        """Compute the output.
+
+        Parameters
+        ----------
+        x : ndarray
+            Images.
+        out : ndarray, optional
+            Where to write them.
+        add : bool
+            Whether they are added to what `out` holds.
+        rectify : bool
+            Whether that is rectified at the end.
+
+        Returns
+        -------
+        ndarray
+        """
         weight: Any = self.weight
+        last = False
         if self.is_compiled and not self.training and x.dtype == weight.dtype:
             if self._packed is None:
                 self._packed = F.pack_conv2d_weight(weight, self.settings["groups"])
             weight = self._packed
-            # The same bits, sooner; the layers behind are then given such images.
-            if x.ndim == 4 and x.flags.c_contiguous and x.shape[1] > 1:
-                images = channels_last(x.shape, x.dtype)
-                images[...] = x
-                x = images
-        y: Array = F.conv2d(x, weight, self.bias, **self.settings)
+            # The same bits, sooner in the layers behind.
+            last = x.ndim == 4 and x.shape[1] > 1
+        rectify = rectify or self.rectify
+        stride, padding, dilation, groups = self.settings.values()
+        y: Array = _core.conv2d(
+            x, weight, self.bias, stride, padding, dilation, groups, out, add, rectify, last
+        )
+        self.keep((x, y if self.rectify else None))
         return y
 
     def backward(self, grad_output: Array) -> Any:
+        x, y = self.kept()
+        if self.rectify:
+            grad_output = F.relu_backward(grad_output, y)
         wanted = (self.needs_input_gradient, True, self.bias is not None)
         grad, *gradients = F.conv2d_backward(
-            grad_output, self.kept(), self.weight, **self.settings, output_mask=wanted
+            grad_output, x, self.weight, **self.settings, output_mask=wanted
         )
         if self.table is not None:
             gradients[0] *= self.table[:, :, None, None]

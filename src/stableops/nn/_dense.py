@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stableops.nn._containers import Container, Sequential
+from stableops.nn._containers import Container, Sequential, output_layer
 from stableops.nn._module import channels_last
 
 if TYPE_CHECKING:
@@ -45,14 +45,17 @@ class DenseLayer(Sequential):
     relu1: ReLU
     conv1: Conv2d
 
-    def forward(self, x: Array) -> Array:
-        y = super().forward(x)
-        self.relu1.keep(None)
-        self.conv1.keep(None)
+    passes_out = True
+
+    def forward(self, x: Array, *out: Any) -> Array:
+        y = super().forward(x, *out)
+        if self.training:
+            self.relu1.keep(None)
+            self.conv1.keep((None, self.conv1.kept()[1]))
         return y
 
     def backward(self, grad_output: Array) -> Any:
-        self.conv1.keep(self.relu1.forward(self.norm1.again()))
+        self.conv1.keep((self.relu1.forward(self.norm1.again()), self.conv1.kept()[1]))
         return super().backward(grad_output)
 
 
@@ -96,7 +99,12 @@ class DenseBlock(Container):
         features[:, :channels] = x
         for name in self.children():
             end = channels + self.growth
-            features[:, channels:end] = self.run(name, features[:, :channels])
+            place = features[:, channels:end]
+            layer = output_layer(getattr(self, name))
+            if layer is not None and layer.weight.dtype == x.dtype:
+                self.run(name, features[:, :channels], place)
+            else:
+                place[...] = self.run(name, features[:, :channels])
             channels = end
         return features
 

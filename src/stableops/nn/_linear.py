@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import stableops as F
+from stableops import _core
 from stableops.nn._convolution import he_uniform
 from stableops.nn._module import Array, Module
 
@@ -41,6 +42,7 @@ class Linear(Module):
 
     parameter_names = ("weight", "bias")
     fresh_output = True
+    rectify = False  # compile sets it where a rectifier follows, which then is part of this layer
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
@@ -51,15 +53,16 @@ class Linear(Module):
         self.bias = np.zeros(out_features, np.float32) if bias else None
 
     def forward(self, x: Array) -> Array:
-        self.keep(x)
-        y: Array = F.linear(x, self.weight, self.bias)
+        y: Array = _core.linear(x, self.weight, self.bias, self.rectify)
+        self.keep((x, y if self.rectify else None))
         return y
 
     def backward(self, grad_output: Array) -> Any:
+        x, y = self.kept()
+        if self.rectify:
+            grad_output = F.relu_backward(grad_output, y)
         wanted = (self.needs_input_gradient, True, self.bias is not None)
-        grad, *gradients = F.linear_backward(
-            grad_output, self.kept(), self.weight, output_mask=wanted
-        )
+        grad, *gradients = F.linear_backward(grad_output, x, self.weight, output_mask=wanted)
         self.store_gradients(*gradients)
         return grad
 

@@ -93,7 +93,9 @@ class Module:
 
     parameter_names: ClassVar[tuple[str, ...]] = ()
     buffer_names: ClassVar[tuple[str, ...]] = ()
-    fresh_output: ClassVar[bool] = False
+    passes_out: ClassVar[bool] = False
+    """Whether `forward` hands `out` and what follows it on to its last child."""
+    fresh_output: bool = False
     """Whether the output is a new array that the module itself does not need afterwards."""
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import stableops as F
+from stableops import _core
 from stableops.nn._module import Array, Module
 
 __all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "LocalResponseNorm"]
@@ -76,6 +77,7 @@ class BatchNorm2d(Norm):
     """
 
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+    rectify = False  # compile sets it where a rectifier follows; in prediction only
 
     def __init__(
         self,
@@ -93,8 +95,9 @@ class BatchNorm2d(Norm):
     def forward(self, x: Array) -> Array:
         y: Array
         if not self.training:
-            y = F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            statistics = self.running_mean, self.running_var
+            y = _core.batch_norm(
+                x, *statistics, self.weight, self.bias, False, 0.1, self.eps, False, self.rectify
             )
             return y
         batches = int(self.num_batches_tracked) + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,8 +31,8 @@ def calls(net: Module, record: Callable[[str, Module, Array, Array], None]) -> I
     def watch(name: str, module: Module) -> None:
         forward = module.forward
 
-        def reporting(x: Array) -> Array:
-            y = forward(x)
+        def reporting(x: Array, *out: Any) -> Array:
+            y = forward(x, *out)
             record(name, module, x, y)
             return y
 
