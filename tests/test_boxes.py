@@ -248,6 +248,35 @@ def test_threads_and_sizes(name, threads):
                 assert same_bits(whole[i : i + 1, j:], function(boxes[i : i + 1], boxes[j : j + 1]))
 
 
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_a_strange_box_changes_no_other_result(name, dtype):
+    """Sets of ordinary boxes take a path of their own."""
+    function = getattr(so, name)
+    boxes, _ = crowd(np.random.default_rng(9), 150, dtype)
+    boxes[3] = boxes[2]
+    boxes[5] = [7, 7, 7, 7]
+    boxes[6, 2] = boxes[6, 0]
+    boxes[7] = -boxes[8, [2, 3, 0, 1]]
+    boxes[9] = 0
+    expected = function(boxes, boxes)
+    for strange in ([4, 4, 2, 6], [0, 0, np.inf, 1], [0, np.nan, 1, 1], [2.0**-30, 0, 2.0**-29, 1]):
+        others = np.concatenate([boxes, np.array([strange], dtype)])
+        assert same_bits(function(others, boxes)[:-1], expected)
+        assert same_bits(function(boxes, others)[:, :-1], expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_results(dtype):
+    """32 MB and more are written past the caches, rows that begin anywhere in a line."""
+    boxes, _ = crowd(np.random.default_rng(10), 3_001, dtype)
+    boxes[0] *= 1e-20
+    whole = so.box_iou(boxes, boxes)
+    assert whole.nbytes > 2**25
+    for start in range(0, 3_001, 500):
+        assert same_bits(whole[start : start + 500], so.box_iou(boxes[start : start + 500], boxes))
+
+
 def test_leading_dimensions():
     boxes, _ = crowd(np.random.default_rng(4), 24)
     stacked = boxes.reshape(2, 3, 4, 4)

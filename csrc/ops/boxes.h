@@ -18,7 +18,9 @@
 // differences of like corners, (x1 - x1') + (x2 - x2'), not of centres, so that its error is small
 // beside c and not beside the coordinates. They lie in [-2, 1] and are within 64u, absolute. All
 // this needs I (where the boxes overlap), C and c^2 in a range where no product overflows or
-// underflows. Lanes outside it are computed by box_measures(), one by one.
+// underflows. Lanes outside it are computed by box_measures(), one by one. Where all boxes of both
+// sets are ordinary (BoxColumns), none can be, and nothing is checked: that leaves little beside
+// the divisions, which bind the float64 measures and the relatives of iou on x86.
 //
 // Area and conversions of float32 are computed in float64 and are within 0.5 ULP (float16,
 // bfloat16: 0.501 after the second rounding); float64 areas within 2.5 ULP (two sizes, each off by
@@ -140,14 +142,19 @@ enum class Measure { iou, generalized, distance, complete };
 // Coordinates and what depends on one box alone, one array each.
 template <class Isa, class C>
 struct BoxColumns {
+    using V = Vec<Isa, C>;
     C *x1, *y1, *x2, *y2, *area, *angle;
+    // All boxes have their corners in order, and coordinates that are 0 or in a range where
+    // products of their differences neither overflow nor underflow: in float32, differences are 0
+    // or multiples of 2^-49, up to 2^62.
+    bool ordinary;
 
     // Elements for n boxes, with room for a vector beyond the last.
     static std::ptrdiff_t size(std::ptrdiff_t n) { return 6 * ((n + 31) / 16 * 16); }
 
     template <Storage T>
     BoxColumns(C* memory, BoxRows<T> boxes, bool with_angle) {
-        std::ptrdiff_t column = size(boxes.count) / 6;
+        const std::ptrdiff_t column = size(boxes.count) / 6;
         x1 = memory;
         y1 = x1 + column;
         x2 = y1 + column;
@@ -155,17 +162,39 @@ struct BoxColumns {
         area = y2 + column;
         angle = area + column;
         for (std::ptrdiff_t i = 0; i < column; ++i) {
-            Box<C> box = i < boxes.count ? load_box<Isa>(boxes, i) : Box<C>{0, 0, 0, 0};
+            const Box<C> box = i < boxes.count ? load_box<Isa>(boxes, i) : Box<C>{0, 0, 0, 0};
             x1[i] = box.x1;
             y1[i] = box.y1;
             x2[i] = box.x2;
             y2[i] = box.y2;
-            C width = box.x2 - box.x1;
-            C height = box.y2 - box.y1;
-            bool is_number = width == width && height == height;
-            area[i] = is_number && (width <= 0 || height <= 0) ? C{0} : width * height;
-            angle[i] = with_angle ? static_cast<C>(aspect_angle<Isa>(box)) : C{0};
         }
+        if (with_angle)
+            for (std::ptrdiff_t i = 0; i < column; ++i)
+                angle[i] = static_cast<C>(aspect_angle<Isa>(Box<C>{x1[i], y1[i], x2[i], y2[i]}));
+        ordinary = fill_areas(column);
+    }
+    bool fill_areas(std::ptrdiff_t count) {
+        const V zero = V::zero();
+        const V low = V::splat(sizeof(C) == 4 ? C(0x1p-26) : C(0x1p-400));
+        const V high = V::splat(sizeof(C) == 4 ? C(0x1p61) : C(0x1p500));
+        auto strange = zero < zero;
+        const auto look_at = [&](V v) {
+            strange = strange | ~(abs(v) <= high) | ((abs(v) < low) & (v != zero));
+        };
+        for (std::ptrdiff_t i = 0; i < count; i += V::size) {
+            const V left = loadu<Isa>(x1 + i), right = loadu<Isa>(x2 + i);
+            const V top = loadu<Isa>(y1 + i), bottom = loadu<Isa>(y2 + i);
+            const V width = right - left, height = bottom - top;
+            const V product = width * height;
+            const auto flat = (width <= zero) | (height <= zero);
+            storeu(area + i, select(flat & ~is_nan(width + height), zero, product));
+            strange = strange | (width < zero) | (height < zero);
+            look_at(left);
+            look_at(top);
+            look_at(right);
+            look_at(bottom);
+        }
+        return !any(strange);
     }
 };
 
@@ -179,6 +208,46 @@ template <class Isa>
     return v == 0 ? m.distance : m.distance - v * v / (1 - m.iou + v);
 }
 
+// The limits within which products and quotients of boxes' sizes are as accurate as boxes.h says.
+template <class C>
+constexpr C smallest_product = sizeof(C) == 4 ? C(0x1p-100) : C(0x1p-960);
+template <class C>
+constexpr C largest_product = sizeof(C) == 4 ? C(0x1p125) : C(0x1p1020);
+
+// One row's measures with boxes [first, first + lanes) of b, all of them ordinary: a denominator
+// is 0 or at least smallest_product, and where it is 0 the numerator is, too.
+template <class Isa, Measure measure, class C>
+[[gnu::always_inline]] inline Vec<Isa, C> measure_ordinary(const BoxColumns<Isa, C>& a,
+                                                           std::ptrdiff_t row,
+                                                           const BoxColumns<Isa, C>& b,
+                                                           std::ptrdiff_t first) {
+    using V = Vec<Isa, C>;
+    const V smallest = V::splat(smallest_product<C>);
+    const V ax1 = V::splat(a.x1[row]), ay1 = V::splat(a.y1[row]);
+    const V ax2 = V::splat(a.x2[row]), ay2 = V::splat(a.y2[row]);
+    const V bx1 = loadu<Isa>(b.x1 + first), by1 = loadu<Isa>(b.y1 + first);
+    const V bx2 = loadu<Isa>(b.x2 + first), by2 = loadu<Isa>(b.y2 + first);
+    const V width = max(min(ax2, bx2) - max(ax1, bx1), V::zero());
+    const V height = max(min(ay2, by2) - max(ay1, by1), V::zero());
+    const V intersection = width * height;
+    const V whole = V::splat(a.area[row]) + loadu<Isa>(b.area + first) - intersection;
+    const V iou = intersection / max(whole, smallest);
+    if constexpr (measure == Measure::iou) return iou;
+    const V hull_width = max(ax2, bx2) - min(ax1, bx1);
+    const V hull_height = max(ay2, by2) - min(ay1, by1);
+    if constexpr (measure == Measure::generalized) {
+        const V hull = hull_width * hull_height;
+        return iou - (hull - whole) / max(hull, smallest);
+    }
+    const V dx = (ax1 - bx1) + (ax2 - bx2), dy = (ay1 - by1) + (ay2 - by2);
+    const V diagonal = hull_width * hull_width + hull_height * hull_height;
+    const V distance = iou - V::splat(C(0.25)) * (dx * dx + dy * dy) / max(diagonal, smallest);
+    if constexpr (measure == Measure::distance) return distance;
+    const V difference = V::splat(a.angle[row]) - loadu<Isa>(b.angle + first);
+    const V v = V::splat(static_cast<C>(four_over_pi_squared)) * (difference * difference);
+    return distance - v * v / max(V::splat(C(1)) - iou + v, smallest);
+}
+
 // One row's measures with boxes [first, first + lanes) of b.
 template <class Isa, Measure measure, class C>
 [[gnu::always_inline]] inline Vec<Isa, C> measure_lanes(const BoxColumns<Isa, C>& a,
@@ -186,8 +255,7 @@ template <class Isa, Measure measure, class C>
                                                         const BoxColumns<Isa, C>& b,
                                                         std::ptrdiff_t first) {
     using V = Vec<Isa, C>;
-    constexpr C smallest = sizeof(C) == 4 ? C(0x1p-100) : C(0x1p-960);
-    constexpr C largest = sizeof(C) == 4 ? C(0x1p125) : C(0x1p1020);
+    constexpr C smallest = smallest_product<C>, largest = largest_product<C>;
     const V zero = V::zero();
     V ax1 = V::splat(a.x1[row]), ay1 = V::splat(a.y1[row]);
     V ax2 = V::splat(a.x2[row]), ay2 = V::splat(a.y2[row]);
@@ -245,11 +313,36 @@ template <class Isa, Measure measure, class C>
     return result;
 }
 
+// Results of so many bytes leave the caches before anybody reads them.
+constexpr std::ptrdiff_t measures_stream_bytes = std::ptrdiff_t{32} << 20;
+
+// n results, those from j on being measures_at(j); whole vectors go past the caches if `streams`.
+template <class Isa, Storage T, class MeasuresAt>
+[[gnu::always_inline]] inline void write_measures(T* out, std::ptrdiff_t n, bool streams,
+                                                  const MeasuresAt& measures_at) {
+    using V = Vec<Isa, Compute<T>>;
+    for (std::ptrdiff_t j = 0, count; j < n; j += count) {
+        const V values = measures_at(j);
+        count = V::size;
+        if (streams) {  // up to the next place of a whole vector
+            const std::uintptr_t beyond = reinterpret_cast<std::uintptr_t>(out + j) % Isa::bytes;
+            count = static_cast<std::ptrdiff_t>((Isa::bytes - beyond) / sizeof(T));
+        }
+        count = count < n - j ? count : n - j;
+        if (count < V::size) {
+            store<Isa>(out + j, values, FirstLanes{static_cast<int>(count)});
+        } else if (std::is_same_v<T, Compute<T>> && streams) {
+            stream<Isa>(reinterpret_cast<Compute<T>*>(out + j), values);
+        } else {
+            store<Isa>(out + j, values, AllLanes{});
+        }
+    }
+}
+
 // measures[i][j] for every row i of a and j of b; `measures` has rows of b.count elements.
 template <class Isa, Measure measure, Storage T>
 void pairwise(T* measures, BoxRows<T> a_rows, BoxRows<T> b_rows) {
     using C = Compute<T>;
-    using V = Vec<Isa, C>;
     // Columns that stay in the L1 cache while all rows of a task pass over them.
     constexpr std::ptrdiff_t block = 4096 / static_cast<std::ptrdiff_t>(sizeof(C));
     constexpr std::ptrdiff_t columns_per_task = 16 * block;
@@ -266,6 +359,11 @@ void pairwise(T* measures, BoxRows<T> a_rows, BoxRows<T> b_rows) {
     const Columns a(memory, a_rows, with_angle);
     const Columns b(memory + Columns::size(rows), b_rows, with_angle);
 
+    const bool ordinary = a.ordinary && b.ordinary;
+    const bool streams =
+        std::is_same_v<T, C> &&
+        rows * columns * static_cast<std::ptrdiff_t>(sizeof(T)) >= measures_stream_bytes;
+
     const std::ptrdiff_t parts = (columns + columns_per_task - 1) / columns_per_task;
     const std::ptrdiff_t width = parts > 1 ? columns_per_task : columns;
     const std::ptrdiff_t rows_per_task = (task_size + width - 1) / width;
@@ -281,11 +379,20 @@ void pairwise(T* measures, BoxRows<T> a_rows, BoxRows<T> b_rows) {
             const std::ptrdiff_t n = start + block < end_column ? block : end_column - start;
             for (std::ptrdiff_t row = first_row; row < end_row; ++row) {
                 T* out = measures + row * columns + start;
-                for_each_vec<Isa, V::size>(n, [&](std::ptrdiff_t j, auto lanes) {
-                    store<Isa>(out + j, measure_lanes<Isa, measure>(a, row, b, start + j), lanes);
-                });
+                if (ordinary) {
+                    write_measures<Isa>(
+                        out, n, streams, [&](std::ptrdiff_t j) __attribute__((always_inline)) {
+                            return measure_ordinary<Isa, measure>(a, row, b, start + j);
+                        });
+                } else {
+                    write_measures<Isa>(
+                        out, n, streams, [&](std::ptrdiff_t j) __attribute__((always_inline)) {
+                            return measure_lanes<Isa, measure>(a, row, b, start + j);
+                        });
+                }
             }
         }
+        if (streams) stream_fence<Isa>();
     });
 }
 

@@ -10,12 +10,14 @@
 // Inert boxes (nms.h) have IoU 0 with all. Whether IoU > threshold is decided exactly, as in nms.h;
 // IoU itself is within 16 u (boxes.h), exp within 0.51 ULP.
 //
-// No factor is above 1, so a score that lacks some factors is an upper bound. Boxes not yet looked
-// at wait in the order of their scores, the others in a heap of such bounds. The first of all is
-// brought up to date with the boxes selected since it was last looked at; if that changes its score
-// it goes (back) into the heap, else it is the next selection. Every pair meets at most once, a
-// vector of selected boxes at a time, most boxes are dropped or selected after a few looks, and
-// only pairs that overlap enough cost more than a comparison.
+// No factor is above 1, so a score that lacks some factors is an upper bound. Candidates wait in
+// lists, one for each range ("bucket") of such bounds. The candidates of the highest bucket are
+// brought up to date with the boxes selected since they were last looked at; those whose scores
+// fall into a lower bucket go there, the others into a heap. The first of the heap is brought up to
+// date again; if that changes its score it goes back into the heap or a list, else it is the next
+// selection. Every pair meets at most once, most candidates are dropped or selected after a few
+// looks, only pairs that overlap enough cost more than a comparison, and where buckets hold few
+// candidates, one need not be finished before the next begins.
 //
 // Few pairs are compared. Cells of 2 x 2 grid squares overlap by half, on grids of 1, 2, 4 ... 2^L
 // squares a side; the home of a box is the finest cell that holds it. A selected box joins the list
@@ -32,16 +34,6 @@
 
 namespace stableops {
 
-// Selected boxes of one home, in the order of selection. Positions beyond the last hold boxes that
-// overlap nothing.
-template <class Isa, class T>
-struct BoxList {
-    const T *x1, *y1, *x2, *y2, *term;
-    std::ptrdiff_t count;
-
-    Corners operator[](std::ptrdiff_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
-};
-
 // Squares of one axis.
 template <class Isa, class T>
 struct SoftAxis {
@@ -52,95 +44,130 @@ struct SoftAxis {
         if (from < low) low = from;
         if (to > high) high = to;
     }
-    int square(T v, int side) const {
+    std::uint8_t square(T v, int side) const {
         const double at = (v - low) * squares;
         if (!(at > 0)) return 0;
-        return at < side ? static_cast<int>(at) : side - 1;
+        return static_cast<std::uint8_t>(at < side ? static_cast<int>(at) : side - 1);
     }
+};
+
+// The squares that a box touches on the finest grid; on the others they are shifted.
+template <class Isa>
+struct Squares {
+    std::uint8_t left, right, top, bottom;
+};
+
+template <class Isa>
+struct SoftCandidate {
+    static constexpr std::uint32_t homeless = ~0u;  // inert boxes are
+
+    double score;
+    std::uint32_t index;
+    std::uint32_t home;
+    std::uint32_t seen;  // boxes of its home's list that `score` accounts for
+    std::uint32_t next;  // of its bucket
+    Squares<Isa> squares;
+};
+
+// Selected boxes of one home, in the order of selection. Lanes beyond the last hold boxes that
+// overlap nothing.
+template <class Isa, class T>
+struct BoxList {
+    BoxBlock<T>* blocks;
+    std::uint32_t count;
 };
 
 // The lists of selected boxes, one for each home.
 template <class Isa, class T>
 struct SoftGrid {
+    using Block = BoxBlock<T>;
     static constexpr int most_levels = 6;
-    static constexpr std::ptrdiff_t spare = 16;  // positions behind a list, for vectors
-    static constexpr std::ptrdiff_t most_cells = (std::ptrdiff_t{1} << (2 * most_levels)) / 3 + 1;
+    static constexpr std::ptrdiff_t most_cells =
+        (std::ptrdiff_t{1} << (2 * most_levels)) / 3 + (4 << most_levels);
 
     SoftAxis<Isa, T> x, y;
     int levels;
     std::ptrdiff_t first_cell[most_levels + 1];
     std::uint32_t homes[most_cells];   // boxes at home in a cell
-    std::ptrdiff_t begin[most_cells];  // of its list
+    std::ptrdiff_t begin[most_cells];  // of its list, in blocks
     std::uint32_t count[most_cells];
-    T* columns[5];
+    Block* blocks;
 
     static int side(int level) { return 1 << level; }
+    // From row to row: the sums of count_touched() need one cell more.
+    static int pitch(int level) { return side(level) + 1; }
 
     void set_levels(int n) {
         levels = n;
         first_cell[0] = 0;
-        for (int l = 0; l < n; ++l) first_cell[l + 1] = first_cell[l] + side(l) * side(l);
+        for (int l = 0; l < n; ++l) first_cell[l + 1] = first_cell[l] + pitch(l) * pitch(l);
         x.squares = side(n - 1) / (x.high - x.low);
         y.squares = side(n - 1) / (y.high - y.low);
     }
-
-    // The squares of a box on the finest grid; on others they are shifted.
-    struct Squares {
-        int x1, x2, y1, y2;
-    };
-    Squares squares(const Box<T>& box) const {
+    Squares<Isa> squares(const Box<T>& box) const {
         const int n = side(levels - 1);
         return {x.square(box.x1, n), x.square(box.x2, n), y.square(box.y1, n), y.square(box.y2, n)};
     }
-    std::ptrdiff_t home(const Box<T>& box) const {
-        const Squares s = squares(box);
+    std::ptrdiff_t home(Squares<Isa> s) const {
         for (int shift = 0;; ++shift) {
             const int level = levels - 1 - shift;
-            const int left = s.x1 >> shift, top = s.y1 >> shift;
-            if (level == 0 || ((s.x2 >> shift) <= left + 1 && (s.y2 >> shift) <= top + 1))
-                return first_cell[level] + top * side(level) + left;
-        }
-    }
-    template <class F>
-    void for_each_touched_home(const Box<T>& box, const F& f) const {
-        const Squares s = squares(box);
-        for (int level = 0; level < levels; ++level) {
-            const int shift = levels - 1 - level;
-            const int left = (s.x1 >> shift) - 1, right = s.x2 >> shift;
-            const int top = (s.y1 >> shift) - 1, bottom = s.y2 >> shift;
-            for (int row = top < 0 ? 0 : top; row <= bottom; ++row)
-                for (int column = left < 0 ? 0 : left; column <= right; ++column) {
-                    const std::ptrdiff_t cell = first_cell[level] + row * side(level) + column;
-                    if (homes[cell] != 0) f(cell);
-                }
+            const int left = s.left >> shift, top = s.top >> shift;
+            if (level == 0 || ((s.right >> shift) <= left + 1 && (s.bottom >> shift) <= top + 1))
+                return first_cell[level] + top * pitch(level) + left;
         }
     }
 
-    // Counts homes and the positions of all lists, spares included, for boxes(i) with i in [0, n).
-    template <class Boxes>
-    std::ptrdiff_t count_positions(std::ptrdiff_t n, const Boxes& boxes) {
-        for (std::ptrdiff_t c = 0; c < first_cell[levels]; ++c) homes[c] = count[c] = 0;
-        for (std::ptrdiff_t i = 0; i < n; ++i) {
-            const Box<T> box = boxes(i);
-            if (!inert<Isa>(box)) ++homes[home(box)];
+    // The cells of one level that a box touches: rows [top, bottom), columns [left, right).
+    struct Touched {
+        int left, right, top, bottom;
+    };
+    Touched touched(Squares<Isa> s, int level) const {
+        const int shift = levels - 1 - level;
+        const int left = s.left >> shift, top = s.top >> shift;
+        return {left == 0 ? 0 : left - 1, (s.right >> shift) + 1, top == 0 ? 0 : top - 1,
+                (s.bottom >> shift) + 1};
+    }
+    // Counts for each cell the boxes that touch it: at the corners of the area that a box touches,
+    // then summed along columns and rows.
+    void count_touched(const SoftCandidate<Isa>* candidates, std::ptrdiff_t n) {
+        for (int level = 0; level < levels; ++level) {
+            std::uint32_t* const cells = count + first_cell[level];
+            const std::ptrdiff_t step = pitch(level);
+            for (std::ptrdiff_t i = 0; i < n; ++i) {
+                if (candidates[i].home == candidates[i].homeless) continue;
+                const Touched area = touched(candidates[i].squares, level);
+                ++cells[area.top * step + area.left];
+                --cells[area.top * step + area.right];
+                --cells[area.bottom * step + area.left];
+                ++cells[area.bottom * step + area.right];
+            }
+            for (std::ptrdiff_t c = step; c < step * step; ++c) cells[c] += cells[c - step];
+            for (std::ptrdiff_t row = 0; row < step; ++row)
+                for (std::ptrdiff_t c = 1; c < step; ++c)
+                    cells[row * step + c] += cells[row * step + c - 1];
         }
-        std::ptrdiff_t total = first_cell[levels] * spare;
-        for (std::ptrdiff_t i = 0; i < n; ++i) {
-            const Box<T> box = boxes(i);
-            if (!inert<Isa>(box))
-                for_each_touched_home(box, [&](std::ptrdiff_t c) {
-                    ++count[c];
-                    ++total;
-                });
+    }
+    // Says where the lists begin; the number of blocks.
+    std::ptrdiff_t place_lists(const SoftCandidate<Isa>* candidates, std::ptrdiff_t n) {
+        for (std::ptrdiff_t c = 0; c < first_cell[levels]; ++c) homes[c] = count[c] = 0;
+        for (std::ptrdiff_t i = 0; i < n; ++i)
+            if (candidates[i].home != candidates[i].homeless) ++homes[candidates[i].home];
+        count_touched(candidates, n);
+        std::ptrdiff_t total = 0;
+        for (std::ptrdiff_t c = 0; c < first_cell[levels]; ++c) {
+            begin[c] = total;
+            if (homes[c] != 0) total += (count[c] + Block::lanes - 1) / Block::lanes;
+            count[c] = 0;
         }
         return total;
     }
-    // As fine a grid as pays, with room for the lists.
-    template <class Boxes>
-    std::ptrdiff_t lay(std::ptrdiff_t n, const Boxes& boxes) {
+    // Lays as fine a grid as pays and finds the candidates' homes; the number of blocks.
+    template <Storage S>
+    std::ptrdiff_t lay(SoftCandidate<Isa>* candidates, std::ptrdiff_t n, BoxRows<S> boxes) {
         for (std::ptrdiff_t i = 0; i < n; ++i) {
-            const Box<T> box = boxes(i);
-            if (inert<Isa>(box)) continue;
+            const Box<T> box = load_box<Isa>(boxes, candidates[i].index);
+            candidates[i].home = inert<Isa>(box) ? candidates[i].homeless : 0;
+            if (candidates[i].home == candidates[i].homeless) continue;
             x.include(box.x1, box.x2);
             y.include(box.y1, box.y2);
         }
@@ -148,40 +175,44 @@ struct SoftGrid {
         while (wanted < most_levels && n >> (2 * wanted + 4) > 0) ++wanted;
         for (;; --wanted) {
             set_levels(wanted);
-            const std::ptrdiff_t total = count_positions(n, boxes);
-            if (wanted == 1 || total <= 16 * n + most_cells * spare) return total;
+            for (std::ptrdiff_t i = 0; i < n; ++i) {
+                SoftCandidate<Isa>& c = candidates[i];
+                if (c.home == c.homeless) continue;
+                c.squares = squares(load_box<Isa>(boxes, c.index));
+                c.home = static_cast<std::uint32_t>(home(c.squares));
+            }
+            const std::ptrdiff_t total = place_lists(candidates, n);
+            if (wanted == 1 || total * Block::lanes <= 16 * n + most_cells * Block::lanes)
+                return total;
         }
     }
-    // `memory` has room for five columns of `positions`.
-    void use(T* memory, std::ptrdiff_t positions) {
+
+    void add(const Box<T>& box, Squares<Isa> s, T term) {
+        for (int level = 0; level < levels; ++level) {
+            const Touched area = touched(s, level);
+            for (int row = area.top; row < area.bottom; ++row)
+                for (int column = area.left; column < area.right; ++column) {
+                    const std::ptrdiff_t cell = first_cell[level] + row * pitch(level) + column;
+                    if (homes[cell] != 0) append(list(cell), count[cell]++, box, term);
+                }
+        }
+    }
+    static void append(BoxList<Isa, T> list, std::uint32_t at, const Box<T>& box, T term) {
         constexpr T infinity = static_cast<T>(__builtin_inf());
-        const T nothing[] = {infinity, infinity, -infinity, -infinity, infinity};
-        for (int k = 0; k < 5; ++k) {
-            columns[k] = memory + k * positions;
-            for (std::ptrdiff_t i = 0; i < positions; ++i) columns[k][i] = nothing[k];
-        }
-        std::ptrdiff_t at = 0;
-        for (std::ptrdiff_t c = 0; c < first_cell[levels]; ++c) {
-            begin[c] = at;
-            at += count[c] + spare;
-            count[c] = 0;
-        }
+        Block& block = list.blocks[at / Block::lanes];
+        const std::uint32_t lane = at % Block::lanes;
+        if (lane == 0)
+            for (int i = 0; i < Block::lanes; ++i) {
+                block.x1[i] = block.y1[i] = block.term[i] = infinity;
+                block.x2[i] = block.y2[i] = -infinity;
+            }
+        block.x1[lane] = box.x1;
+        block.y1[lane] = box.y1;
+        block.x2[lane] = box.x2;
+        block.y2[lane] = box.y2;
+        block.term[lane] = term;
     }
-    void add(const Box<T>& box, T term) {
-        for_each_touched_home(box, [&](std::ptrdiff_t c) {
-            const std::ptrdiff_t at = begin[c] + count[c]++;
-            columns[0][at] = box.x1;
-            columns[1][at] = box.y1;
-            columns[2][at] = box.x2;
-            columns[3][at] = box.y2;
-            columns[4][at] = term;
-        });
-    }
-    BoxList<Isa, T> list(std::ptrdiff_t c) const {
-        const std::ptrdiff_t at = begin[c];
-        return {columns[0] + at, columns[1] + at, columns[2] + at,
-                columns[3] + at, columns[4] + at, static_cast<std::ptrdiff_t>(count[c])};
-    }
+    BoxList<Isa, T> list(std::ptrdiff_t cell) const { return {blocks + begin[cell], count[cell]}; }
 };
 
 // IoU of two boxes that overlap.
@@ -196,137 +227,227 @@ template <class Isa, class T>
     return intersection / whole;
 }
 
+// Candidates by score: a heap of those whose scores fall into the present bucket, and a list of
+// those of each lower one.
 template <class Isa>
-struct SoftCandidate {
-    double score;
-    std::uint32_t index;
-    std::uint32_t home;
-    std::uint32_t seen;  // boxes of its home's list that `score` accounts for
+struct SoftQueue {
+    struct Entry {
+        double score;
+        std::uint32_t index;
+        std::uint32_t candidate;
+    };
+    static constexpr std::uint32_t none = ~0u;
+
+    SoftCandidate<Isa>* candidates;
+    Entry* heap;
+    std::ptrdiff_t size = 0;
+    std::uint32_t* first;  // of a bucket
+    std::ptrdiff_t buckets;
+    double buckets_per_unit;
+
+    SoftQueue(SoftCandidate<Isa>* candidates, Entry* heap, std::uint32_t* first,
+              std::ptrdiff_t buckets, double largest_score)
+        : candidates(candidates),
+          heap(heap),
+          first(first),
+          buckets(buckets),
+          buckets_per_unit(static_cast<double>(buckets) / largest_score) {
+        for (std::ptrdiff_t b = 0; b < buckets; ++b) first[b] = none;
+    }
+
+    // Rises with the score, or does not fall; what is NaN or infinite here comes last.
+    std::ptrdiff_t bucket_of(double score) const {
+        const double at = score * buckets_per_unit;
+        const std::ptrdiff_t last = buckets - 1;
+        return at < static_cast<double>(last) ? static_cast<std::ptrdiff_t>(at) : last;
+    }
+    void list(std::uint32_t candidate) {
+        std::uint32_t& bucket = first[bucket_of(candidates[candidate].score)];
+        candidates[candidate].next = bucket;
+        bucket = candidate;
+    }
+
+    [[gnu::always_inline]] static inline bool before(const Entry& a, const Entry& b) {
+        return a.score > b.score || (a.score == b.score && a.index < b.index);
+    }
+    void push(std::uint32_t candidate) {
+        const Entry entry = {candidates[candidate].score, candidates[candidate].index, candidate};
+        std::ptrdiff_t hole = size++;
+        while (hole > 0 && before(entry, heap[(hole - 1) / 2])) {
+            heap[hole] = heap[(hole - 1) / 2];
+            hole = (hole - 1) / 2;
+        }
+        heap[hole] = entry;
+    }
+    void replace_top(const Entry& entry) {
+        std::ptrdiff_t hole = 0;
+        for (std::ptrdiff_t child = 1; child < size; child = 2 * hole + 1) {
+            if (child + 1 < size && before(heap[child + 1], heap[child])) ++child;
+            if (before(entry, heap[child])) break;
+            heap[hole] = heap[child];
+            hole = child;
+        }
+        heap[hole] = entry;
+    }
+    void pop() {
+        if (--size > 0) replace_top(heap[size]);
+    }
 };
 
+// The numbers of the bits that are set in a byte, a byte each, from the lowest bit on.
 template <class Isa>
-[[gnu::always_inline]] inline bool before(const SoftCandidate<Isa>& a,
-                                          const SoftCandidate<Isa>& b) {
-    return a.score > b.score || (a.score == b.score && a.index < b.index);
-}
+struct BitNumbers {
+    std::uint64_t numbers[256];
+    std::uint8_t count[256];
 
-// A heap of n whose top is to be replaced by `candidate`.
-template <class Isa>
-void sift_down(SoftCandidate<Isa>* heap, std::ptrdiff_t n, const SoftCandidate<Isa>& candidate) {
-    std::ptrdiff_t hole = 0;
-    for (std::ptrdiff_t child = 1; child < n; child = 2 * hole + 1) {
-        if (child + 1 < n && before(heap[child + 1], heap[child])) ++child;
-        if (before(candidate, heap[child])) break;
-        heap[hole] = heap[child];
-        hole = child;
+    constexpr BitNumbers() : numbers{}, count{} {
+        for (unsigned byte = 0; byte < 256; ++byte)
+            for (unsigned bit = 0; bit < 8; ++bit)
+                if (byte >> bit & 1) numbers[byte] |= std::uint64_t{bit} << 8 * count[byte]++;
     }
-    heap[hole] = candidate;
-}
-
-// A heap of n to which `candidate` is to be added.
+};
 template <class Isa>
-void sift_up(SoftCandidate<Isa>* heap, std::ptrdiff_t n, const SoftCandidate<Isa>& candidate) {
-    std::ptrdiff_t hole = n;
-    while (hole > 0 && before(candidate, heap[(hole - 1) / 2])) {
-        heap[hole] = heap[(hole - 1) / 2];
-        hole = (hole - 1) / 2;
+constexpr BitNumbers<Isa> bit_numbers;
+
+// Positions within a scan, of this many boxes.
+constexpr int scan_positions = 256;
+
+// Appends the numbers of the bits that are set, from `first` on; writes 8 bytes a byte of `bits`.
+template <class Isa, int count>
+[[gnu::always_inline]] inline std::uint8_t* append_bits(std::uint8_t* to, unsigned bits,
+                                                        int first) {
+    for (int shift = 0; shift < count; shift += 8) {
+        const unsigned byte = bits >> shift & 255;
+        const std::uint64_t numbers =
+            bit_numbers<Isa>.numbers[byte] +
+            static_cast<std::uint64_t>(first + shift) * 0x0101010101010101u;
+        std::memcpy(to, &numbers, sizeof(numbers));
+        to += bit_numbers<Isa>.count[byte];
     }
-    heap[hole] = candidate;
+    return to;
 }
 
-// The factors of a score, a few at a time for the sake of vectors.
 template <class Isa, class T>
-struct DecayFactors {
-    using V = Vec<Isa, double>;
-    static constexpr int capacity = 8;
-    const SoftNmsOptions& options;
-    Corners own;
-    double x1[capacity], y1[capacity], x2[capacity], y2[capacity], iou[capacity];
-    int count = 0;
+[[gnu::always_inline]] inline Corners corners_at(const BoxBlock<T>* blocks, int position) {
+    const BoxBlock<T>& block = blocks[position / BoxBlock<T>::lanes];
+    const int lane = position % BoxBlock<T>::lanes;
+    return {block.x1[lane], block.y1[lane], block.x2[lane], block.y2[lane]};
+}
 
-    // Lanes beyond the count are computed too.
-    DecayFactors(const SoftNmsOptions& options, const Corners& own) : options(options), own(own) {
-        for (int i = 0; i < capacity; i += V::size) {
-            storeu(x1 + i, V::zero());
-            storeu(y1 + i, V::zero());
-            storeu(x2 + i, V::zero());
-            storeu(y2 + i, V::zero());
-        }
-    }
-
-    void add(const Corners& other) {
-        x1[count] = other.x1;
-        y1[count] = other.y1;
-        x2[count] = other.x2;
-        y2[count++] = other.y2;
-    }
-    // overlap_iou() in vectors.
-    void measure() {
-        const V area = V::splat((own.x2 - own.x1) * (own.y2 - own.y1));
-        for (int i = 0; i < count; i += V::size) {
-            const V left = loadu<Isa>(x1 + i), right = loadu<Isa>(x2 + i);
-            const V top = loadu<Isa>(y1 + i), bottom = loadu<Isa>(y2 + i);
-            const V width = min(V::splat(own.x2), right) - max(V::splat(own.x1), left);
-            const V height = min(V::splat(own.y2), bottom) - max(V::splat(own.y1), top);
-            const V intersection = width * height;
-            const V whole = area + (right - left) * (bottom - top) - intersection;
-            storeu(iou + i, intersection / whole);
-            if constexpr (sizeof(T) == 8) {
-                const auto sound =
-                    (intersection > V::splat(0x1p-960)) & (whole < V::splat(0x1p1000));
-                if (any(~sound)) [[unlikely]]
-                    for (int k = i; k < count && k < i + V::size; ++k)
-                        iou[k] = overlap_iou<Isa, T>(own, {x1[k], y1[k], x2[k], y2[k]});
+// Lists the lanes of `count` blocks whose boxes change the score of `box`; those below `first` are
+// left out.
+template <bool gaussian, class Isa, class T>
+[[gnu::noinline]] int scan_blocks(std::uint8_t* positions, const BoxBlock<T>* blocks, int count,
+                                  int first, const Box<T>& box, const IouTest<T>& test) {
+    using V = Vec<Isa, T>;
+    using Block = BoxBlock<T>;
+    const V x1 = V::splat(box.x1), y1 = V::splat(box.y1);
+    const V x2 = V::splat(box.x2), y2 = V::splat(box.y2);
+    const V term = V::splat(test_term<Isa>(test, box, 0));
+    std::uint8_t* end = positions;
+    unsigned wanted = ~0u << first;
+    for (int i = 0; i < count; ++i) {
+        const Block& block = blocks[i];
+        unsigned open = 0;
+        for (int lane = 0; lane < Block::lanes; lane += V::size) {
+            const V width =
+                min(x2, loadu<Isa>(block.x2 + lane)) - max(x1, loadu<Isa>(block.x1 + lane));
+            const V height =
+                min(y2, loadu<Isa>(block.y2 + lane)) - max(y1, loadu<Isa>(block.y1 + lane));
+            auto overlap = (width > V::zero()) & (height > V::zero());
+            if constexpr (gaussian) {
+                open |= mask_bits(overlap) << lane;
+            } else {
+                const V intersection = width * height;
+                const V sum = term + loadu<Isa>(block.term + lane);
+                overlap = overlap & (intersection > sum);
+                const unsigned possible = mask_bits(overlap);
+                if (possible == 0) continue;
+                open |= possible << lane;
+                unsigned unsure = possible & ~mask_bits(certainly_above(test, intersection, sum));
+                for (; unsure != 0; unsure &= unsure - 1) {
+                    const int k = lane + __builtin_ctz(unsure);
+                    if (!iou_exceeds(corners<Isa>(box), corners_at<Isa>(&block, k), test.threshold))
+                        open &= ~(1u << k);
+                }
             }
         }
+        open &= wanted;
+        wanted = ~0u;
+        if constexpr (!gaussian)
+            if (open == 0) continue;
+        end = append_bits<Isa, Block::lanes>(end, open, i * Block::lanes);
     }
-    double apply(double score) {
-        measure();
-        for (int i = 0; i < count; i += V::size) {
-            const V v = loadu<Isa>(iou + i);
-            const V factor =
-                options.gaussian ? exp(-(v * v) / V::splat(options.sigma)) : V::splat(1) - v;
-            storeu(iou + i, factor);
-        }
-        for (int i = 0; i < count; ++i) score *= iou[i];
-        count = 0;
-        return score;
+    return static_cast<int>(end - positions);
+}
+
+// The factors of `box` and as many others as a vector has lanes.
+template <class Isa, class T>
+[[gnu::always_inline]] inline Vec<Isa, double> gaussian_factors(const Box<T>& box,
+                                                                const BoxBlock<T>* blocks,
+                                                                const std::uint8_t* positions,
+                                                                double sigma) {
+    using V = Vec<Isa, double>;
+    V left, top, right, bottom;
+    for (int i = 0; i < V::size; ++i) {
+        const Corners other = corners_at<Isa>(blocks, positions[i]);
+        left.raw[i] = other.x1;
+        top.raw[i] = other.y1;
+        right.raw[i] = other.x2;
+        bottom.raw[i] = other.y2;
     }
-};
+    // overlap_iou() in vectors.
+    const Corners own = corners<Isa>(box);
+    const V width = min(V::splat(own.x2), right) - max(V::splat(own.x1), left);
+    const V height = min(V::splat(own.y2), bottom) - max(V::splat(own.y1), top);
+    const V intersection = width * height;
+    const V area = V::splat((own.x2 - own.x1) * (own.y2 - own.y1));
+    const V whole = area + (right - left) * (bottom - top) - intersection;
+    V iou = intersection / whole;
+    if constexpr (sizeof(T) == 8) {
+        const auto sound = (intersection > V::splat(0x1p-960)) & (whole < V::splat(0x1p1000));
+        if (any(~sound)) [[unlikely]]
+            for (int i = 0; i < V::size; ++i)
+                iou.raw[i] = overlap_iou<Isa, T>(own, corners_at<Isa>(blocks, positions[i]));
+    }
+    return exp(-(iou * iou) / V::splat(sigma));
+}
 
 // The score of `box` after the selected boxes from `first` on; some score below `minimum` if it
 // falls below that on the way.
 template <class Isa, class T>
 double decayed(double score, const Box<T>& box, const BoxList<Isa, T>& selected,
                std::ptrdiff_t first, const SoftNmsOptions& options, const IouTest<T>& test) {
-    using V = Vec<Isa, T>;
-    V x1 = V::splat(box.x1), y1 = V::splat(box.y1), x2 = V::splat(box.x2), y2 = V::splat(box.y2);
-    V term = V::splat(test_term<Isa>(test, box, 0));
-    DecayFactors<Isa, T> factors(options, corners<Isa>(box));
-    for (std::ptrdiff_t j = first; j < selected.count; j += V::size) {
-        V width = max(min(x2, loadu<Isa>(selected.x2 + j)) - max(x1, loadu<Isa>(selected.x1 + j)),
-                      V::zero());
-        V height = min(y2, loadu<Isa>(selected.y2 + j)) - max(y1, loadu<Isa>(selected.y1 + j));
-        V intersection = width * height;
-        V sum = term + loadu<Isa>(selected.term + j);
-        auto open = (width > V::zero()) & (height > V::zero());
-        if (!options.gaussian) open = open & (intersection > sum);
-        if (!any(open)) continue;
-        const unsigned certain =
-            options.gaussian ? ~0u : mask_bits(certainly_above(test, intersection, sum));
-        for (unsigned lanes = mask_bits(open); lanes != 0; lanes &= lanes - 1) {
-            const int lane = __builtin_ctz(lanes);
-            const Corners other = selected[j + lane];
-            if ((certain >> lane & 1) == 0 && !iou_exceeds(factors.own, other, test.threshold))
-                continue;
-            factors.add(other);
-            if (factors.count == factors.capacity) {
-                score = factors.apply(score);
-                if (!(score > options.minimum)) return score;
+    using V = Vec<Isa, double>;
+    constexpr int lanes = BoxBlock<T>::lanes;
+    constexpr std::ptrdiff_t most = scan_positions / lanes;
+    std::uint8_t positions[scan_positions + 8];
+    const std::ptrdiff_t end = (std::ptrdiff_t{selected.count} + lanes - 1) / lanes;
+    int left_out = static_cast<int>(first % lanes);
+    for (std::ptrdiff_t b = first / lanes; b < end; b += most) {
+        const BoxBlock<T>* const blocks = selected.blocks + b;
+        const int count = static_cast<int>(end - b < most ? end - b : most);
+        if (!options.gaussian) {
+            const int found =
+                scan_blocks<false, Isa>(positions, blocks, count, left_out, box, test);
+            for (int i = 0; i < found; ++i)
+                score *= 1 - overlap_iou<Isa, T>(corners<Isa>(box),
+                                                 corners_at<Isa>(blocks, positions[i]));
+        } else {
+            const int found = scan_blocks<true, Isa>(positions, blocks, count, left_out, box, test);
+            // Lanes beyond the last are computed too.
+            for (int i = found; found > 0 && i < found + V::size; ++i)
+                positions[i] = positions[found - 1];
+            for (int i = 0; i < found && score > options.minimum; i += V::size) {
+                double factors[V::size];
+                storeu(factors, gaussian_factors<Isa>(box, blocks, positions + i, options.sigma));
+                for (int k = 0; k < V::size && i + k < found; ++k) score *= factors[k];
             }
         }
+        if (!(score > options.minimum)) break;
+        left_out = 0;
     }
-    return factors.apply(score);
+    return score;
 }
 
 // Writes the selected boxes and their scores in the order of selection and returns how many they
@@ -337,58 +458,70 @@ std::ptrdiff_t soft_nms(std::int64_t* indices, double* decayed_scores, BoxRows<T
                         const SoftNmsOptions& options) {
     using C = Compute<T>;
     using Candidate = SoftCandidate<Isa>;
-    const auto box_at = [&](std::ptrdiff_t i) { return load_box<Isa>(boxes, order[i]); };
-    Workspace<Isa> candidates(count * static_cast<std::ptrdiff_t>(sizeof(Candidate)));
-    Candidate* heap = reinterpret_cast<Candidate*>(candidates.memory);
-    Workspace<Isa> grid_memory(sizeof(SoftGrid<Isa, C>));
-    auto& selected = *new (grid_memory.memory) SoftGrid<Isa, C>;
-    const std::ptrdiff_t positions = selected.lay(count, box_at);
-    Workspace<Isa> lists(5 * positions * static_cast<std::ptrdiff_t>(sizeof(C)));
-    selected.use(reinterpret_cast<C*>(lists.memory), positions);
-    const IouTest<C> test = make_iou_test<Isa, C>(options.iou_threshold);
+    using Queue = SoftQueue<Isa>;
+    using Entry = typename Queue::Entry;
+    if (count == 0) return 0;
+    const auto bytes = [&](std::size_t each, std::ptrdiff_t n) {
+        return round_up<Isa>(n * static_cast<std::ptrdiff_t>(each));
+    };
+    const std::ptrdiff_t grid_size = bytes(sizeof(SoftGrid<Isa, C>), 1);
+    const std::ptrdiff_t candidates_size = bytes(sizeof(Candidate), count);
+    const std::ptrdiff_t heap_size = bytes(sizeof(Entry), count);
+    const std::ptrdiff_t buckets = 2 * count;
+    Workspace<Isa> workspace(grid_size + candidates_size + heap_size +
+                             bytes(sizeof(std::uint32_t), buckets));
+    char* memory = workspace.memory;
+    auto& selected = *new (memory) SoftGrid<Isa, C>;
+    Candidate* candidates = reinterpret_cast<Candidate*>(memory += grid_size);
+    Entry* heap = reinterpret_cast<Entry*>(memory += candidates_size);
+    std::uint32_t* first = reinterpret_cast<std::uint32_t*>(memory += heap_size);
+    Queue queue(candidates, heap, first, buckets, scores[order[0]]);
 
-    std::ptrdiff_t waiting = 0;
-    std::ptrdiff_t next = 0;
+    for (std::ptrdiff_t i = 0; i < count; ++i)
+        candidates[i] = {scores[order[i]], order[i], 0, 0, 0, {}};
+    const std::ptrdiff_t blocks = selected.lay(candidates, count, boxes);
+    Workspace<Isa> lists(blocks * static_cast<std::ptrdiff_t>(sizeof(BoxBlock<C>)));
+    selected.blocks = reinterpret_cast<BoxBlock<C>*>(lists.memory);
+    for (std::ptrdiff_t i = 0; i < count; ++i) queue.list(static_cast<std::uint32_t>(i));
+
+    const IouTest<C> test = make_iou_test<Isa, C>(options.iou_threshold);
+    const auto bring_up_to_date = [&](Candidate& c) {
+        if (c.home == c.homeless) return;
+        const BoxList<Isa, C> near = selected.list(c.home);
+        if (c.seen == near.count) return;
+        c.score = decayed(c.score, load_box<Isa>(boxes, c.index), near, c.seen, options, test);
+        c.seen = near.count;
+    };
     std::ptrdiff_t done = 0;
-    while (waiting > 0 || next < count) {
-        Candidate candidate = {};
-        bool untouched = next < count;
-        if (untouched) {
-            candidate = {scores[order[next]], order[next], 0, 0};
-            untouched = waiting == 0 || before(candidate, heap[0]);
+    for (std::ptrdiff_t bucket = buckets - 1; bucket >= 0; --bucket) {
+        for (std::uint32_t i = first[bucket]; i != queue.none; i = candidates[i].next)
+            bring_up_to_date(candidates[i]);
+        for (std::uint32_t i = first[bucket], next; i != queue.none; i = next) {
+            next = candidates[i].next;
+            if (!(candidates[i].score > options.minimum)) continue;
+            queue.bucket_of(candidates[i].score) == bucket ? queue.push(i) : queue.list(i);
         }
-        if (untouched) {
-            ++next;
-        } else {
-            candidate = heap[0];
-        }
-        Box<C> box = load_box<Isa>(boxes, candidate.index);
-        bool takes_part = !inert<Isa>(box);
-        if (untouched && takes_part)
-            candidate.home = static_cast<std::uint32_t>(selected.home(box));
-        const BoxList<Isa, C> near = takes_part ? selected.list(candidate.home) : BoxList<Isa, C>{};
-        if (candidate.seen < near.count) {
-            double score = decayed(candidate.score, box, near, candidate.seen, options, test);
-            bool changed = score != candidate.score;
-            candidate.score = score;
-            candidate.seen = static_cast<std::uint32_t>(near.count);
-            if (changed && score > options.minimum) {
-                if (untouched) {
-                    sift_up(heap, waiting++, candidate);
+        while (queue.size > 0) {
+            const Entry top = heap[0];
+            Candidate& c = candidates[top.candidate];
+            bring_up_to_date(c);
+            if (c.score != top.score) {
+                const bool lives = c.score > options.minimum;
+                if (lives && queue.bucket_of(c.score) == bucket) {
+                    queue.replace_top({c.score, top.index, top.candidate});
                 } else {
-                    sift_down(heap, waiting, candidate);
+                    queue.pop();
+                    if (lives) queue.list(top.candidate);
                 }
                 continue;
             }
+            queue.pop();
+            indices[done] = c.index;
+            decayed_scores[done++] = c.score;
+            if (c.home == c.homeless) continue;
+            const Box<C> box = load_box<Isa>(boxes, c.index);
+            selected.add(box, c.squares, test_term<Isa>(test, box, 0));
         }
-        if (!untouched) {
-            --waiting;
-            sift_down(heap, waiting, heap[waiting]);
-        }
-        if (!(candidate.score > options.minimum)) continue;
-        indices[done] = candidate.index;
-        decayed_scores[done++] = candidate.score;
-        if (takes_part) selected.add(box, test_term<Isa>(test, box, 0));
     }
     return done;
 }
