@@ -70,10 +70,10 @@ inline std::ptrdiff_t integer_in(const py::handle& item, const py::handle& value
 template <class Enum>
 Enum choice(const py::object& value, const char* name, std::initializer_list<const char*> words) {
     const bool is_word = PyUnicode_Check(value.ptr());
-    const Py_ssize_t length = is_word ? PyUnicode_GET_LENGTH(value.ptr()) : -1;
+    const Py_UCS4 first = is_word ? PyUnicode_READ_CHAR(value.ptr(), 0) : 0;
     int i = 0;
     for (const char* word : words) {
-        if (length == static_cast<Py_ssize_t>(std::char_traits<char>::length(word)) &&
+        if (first == static_cast<Py_UCS4>(word[0]) &&
             PyUnicode_CompareWithASCIIString(value.ptr(), word) == 0)
             return static_cast<Enum>(i);
         ++i;
