@@ -362,6 +362,17 @@ FloatArray new_array(Dtype dtype, int ndim, const npy_intp* shape, const Array* 
     return {{new_array_of(descr_of(dtype), ndim, shape, like)}, dtype};
 }
 
+py::object result_of(const Array& array) {
+    return take(PyArray_Return(reinterpret_cast<PyArrayObject*>(array.owner.inc_ref().ptr())));
+}
+
+py::object scalar_of(Dtype dtype, AnyElement& value) {
+    PyArray_Descr* const descr = descr_of(dtype);
+    PyObject* const scalar = PyArray_Scalar(value.bytes, descr, nullptr);
+    Py_DECREF(descr);
+    return take(scalar);
+}
+
 Array new_int64_array(int ndim, const npy_intp* shape, const Array* like) {
     return {new_array_of(PyArray_DescrFromType(NPY_INT64), ndim, shape, like)};
 }
@@ -402,9 +413,7 @@ Output::Output(const py::object& out, Dtype dtype, int ndim, const npy_intp* sha
 }
 
 py::object Output::finish() {
-    if (!out_)
-        return take(
-            PyArray_Return(reinterpret_cast<PyArrayObject*>(target_.owner.release().ptr())));
+    if (!out_) return result_of(target_);
     if (target_.owner.ptr() != out_.ptr() &&
         PyArray_CopyInto(reinterpret_cast<PyArrayObject*>(out_.ptr()), target_.get()) < 0)
         throw py::error_already_set();

@@ -81,6 +81,20 @@ void cast_to(FloatArray& array, Dtype dtype);
 // x as it is; true for None.
 bool is_none(const py::object& x);
 
+// What a function returns of an array: the array, or a NumPy scalar if it is 0-d.
+py::object result_of(const Array& array);
+
+// Room for one element of any dtype, 0 at first: cheaper than an array without axes.
+struct AnyElement {
+    alignas(8) char bytes[8] = {};
+
+    template <class T>
+    T* data() {
+        return reinterpret_cast<T*>(bytes);
+    }
+};
+py::object scalar_of(Dtype dtype, AnyElement& value);
+
 // "(2, 3)", for messages.
 std::string shape_text(int ndim, const npy_intp* shape);
 std::string shape_text(const Array& array);

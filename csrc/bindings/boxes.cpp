@@ -27,8 +27,7 @@ py::object box_area(const py::object& boxes_object) {
         const auto kernel = active_kernels().boxes.of<T>().box_area;
         run_kernel(boxes.size(), [&] { kernel(area.data<T>(), box_rows<T>(boxes)); });
     });
-    return py::reinterpret_steal<py::object>(
-        PyArray_Return(reinterpret_cast<PyArrayObject*>(area.owner.release().ptr())));
+    return result_of(area);
 }
 
 BoxFormat format_of(const py::object& value, const char* name) {

@@ -37,6 +37,7 @@ void check_indices(const Array& labels, bool were_unsigned, std::ptrdiff_t class
 }
 
 Array contiguous(const Array& array) {
+    if (PyArray_IS_C_CONTIGUOUS(array.get())) return array;
     PyObject* c = PyArray_FROM_OF(array.owner.ptr(), NPY_ARRAY_CARRAY_RO);
     if (c == nullptr) throw py::error_already_set();
     return {py::reinterpret_steal<py::object>(c)};

@@ -114,10 +114,7 @@ py::object linear_cross_entropy(const py::object& input, const py::object& weigh
                [&] { kernel(arguments); });
 
     cast_to(loss, dtype);
-    PyObject* loss_result =
-        PyArray_Return(reinterpret_cast<PyArrayObject*>(loss.owner.inc_ref().ptr()));
-    if (loss_result == nullptr) throw py::error_already_set();
-    py::object result = py::reinterpret_steal<py::object>(loss_result);
+    const py::object result = result_of(loss);
     if (!return_grad) return result;
     py::tuple gradients(3);
     for (int i = 0; i < 3; ++i) {

@@ -54,13 +54,12 @@ py::object logsumexp(const py::object& x_object, const py::object& axis, bool ke
         weights_type = element_of(x.dtype);
     }
     const ReducedAxes axes(axis, x, "x");
-    const std::vector<npy_intp> kept = axes.kept_shape(x, keepdims);
-    const int ndim = static_cast<int>(kept.size());
+    const Shape kept = axes.kept_shape(x, keepdims);
     const Array* const inputs[] = {&x, &weights};
-    Output y(out, x.dtype, ndim, kept.data(), x,
+    Output y(out, x.dtype, kept.ndim, kept.size, x,
              std::span<const Array* const>(inputs, weights.owner ? 2 : 1));
     FloatArray sign = {};
-    if (return_sign) sign = new_array(x.dtype, ndim, kept.data());
+    if (return_sign) sign = new_array(x.dtype, kept.ndim, kept.size);
     if (x.size() > 0) {
         const Element type = element_of(x.dtype);
         RowShape shape;
@@ -81,10 +80,7 @@ py::object logsumexp(const py::object& x_object, const py::object& axis, bool ke
         if (return_sign) fill(sign, 0);
     }
     if (!return_sign) return y.finish();
-    PyObject* sign_result =
-        PyArray_Return(reinterpret_cast<PyArrayObject*>(sign.owner.inc_ref().ptr()));
-    if (sign_result == nullptr) throw py::error_already_set();
-    return py::make_tuple(y.finish(), py::reinterpret_steal<py::object>(sign_result));
+    return py::make_tuple(y.finish(), result_of(sign));
 }
 
 py::object logsumexp_backward(const py::object& grad_object, const py::object& x_object,
@@ -95,16 +91,16 @@ py::object logsumexp_backward(const py::object& grad_object, const py::object& x
     const FloatArray output = as_float_array(output_object, "output");
     check_same_shape(grad, "grad_output", output, "output");
     const ReducedAxes axes(axis, x, "x");
-    const std::vector<npy_intp> kept = axes.kept_shape(x, false);
-    const std::vector<npy_intp> kept_ones = axes.kept_shape(x, true);
-    const auto has_shape = [&](const std::vector<npy_intp>& shape) {
-        return grad.ndim() == static_cast<int>(shape.size()) &&
-               std::equal(shape.begin(), shape.end(), grad.shape());
+    const Shape kept = axes.kept_shape(x, false);
+    const Shape kept_ones = axes.kept_shape(x, true);
+    const auto has_shape = [&](const Shape& shape) {
+        return grad.ndim() == shape.ndim &&
+               std::equal(shape.size, shape.size + shape.ndim, grad.shape());
     };
     if (!has_shape(kept) && !has_shape(kept_ones))
         throw py::value_error("grad_output has shape " + shape_text(grad) + "; it must be " +
-                              shape_text(static_cast<int>(kept.size()), kept.data()) + " or " +
-                              shape_text(static_cast<int>(kept_ones.size()), kept_ones.data()) +
+                              shape_text(kept.ndim, kept.size) + " or " +
+                              shape_text(kept_ones.ndim, kept_ones.size) +
                               " for x of shape " + shape_text(x));
     const FloatArray* const both[] = {&grad, &x};
     const Dtype dtype = promoted(both);

@@ -38,13 +38,17 @@ ReducedAxes::ReducedAxes(const py::object& axis, const Array& x, const char* nam
     for (int d : normalized_axes(axis, ndim, name)) reduced[d] = true;
 }
 
-std::vector<npy_intp> ReducedAxes::kept_shape(const Array& x, bool keepdims) const {
-    std::vector<npy_intp> shape;
+ReducedAxes::ReducedAxes(int axis, const Array& x) : ndim(x.ndim()), reduced{} {
+    reduced[axis] = true;
+}
+
+Shape ReducedAxes::kept_shape(const Array& x, bool keepdims) const {
+    Shape shape;
     for (int d = 0; d < ndim; ++d) {
         if (!reduced[d]) {
-            shape.push_back(x.shape()[d]);
+            shape.size[shape.ndim++] = x.shape()[d];
         } else if (keepdims) {
-            shape.push_back(1);
+            shape.size[shape.ndim++] = 1;
         }
     }
     return shape;

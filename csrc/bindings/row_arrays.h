@@ -2,12 +2,16 @@
 // The boundary of reductions: from arrays and an `axis` argument to the rows and operands of
 // row_plan.h.
 #include <initializer_list>
-#include <vector>
 
 #include "../kernels.h"
 #include "array.h"
 
 namespace stableops {
+
+struct Shape {
+    int ndim = 0;
+    npy_intp size[max_dims];
+};
 
 // The axes that an operation reduces over. A 0-d array counts as one of a single element.
 struct ReducedAxes {
@@ -15,9 +19,11 @@ struct ReducedAxes {
     bool reduced[max_dims];
 
     ReducedAxes(const py::object& axis, const Array& x, const char* name);
+    // One axis, 0 <= axis < x.ndim().
+    ReducedAxes(int axis, const Array& x);
 
     // The shape that is left, without the reduced axes or with size 1 in their place.
-    std::vector<npy_intp> kept_shape(const Array& x, bool keepdims) const;
+    Shape kept_shape(const Array& x, bool keepdims) const;
 };
 
 // An array of the operation, and the operand to fill in. It has the shape of x, or one value a row (the kept

@@ -14,6 +14,7 @@ inline std::string refusal(const char* name, const py::handle& value) {
 }
 
 inline double number(const py::object& value, const char* name) {
+    if (PyFloat_CheckExact(value.ptr())) return PyFloat_AS_DOUBLE(value.ptr());
     const PyNumberMethods* const methods = Py_TYPE(value.ptr())->tp_as_number;
     const bool has_value = methods != nullptr && (methods->nb_float || methods->nb_index);
     if (has_value && !PyBool_Check(value.ptr())) {
@@ -69,9 +70,11 @@ inline std::ptrdiff_t integer_in(const py::handle& item, const py::handle& value
 template <class Enum>
 Enum choice(const py::object& value, const char* name, std::initializer_list<const char*> words) {
     const bool is_word = PyUnicode_Check(value.ptr());
+    const Py_UCS4 first = is_word ? PyUnicode_READ_CHAR(value.ptr(), 0) : 0;
     int i = 0;
     for (const char* word : words) {
-        if (is_word && PyUnicode_CompareWithASCIIString(value.ptr(), word) == 0)
+        if (first == static_cast<Py_UCS4>(word[0]) &&
+            PyUnicode_CompareWithASCIIString(value.ptr(), word) == 0)
             return static_cast<Enum>(i);
         ++i;
     }

@@ -52,8 +52,9 @@ py::object sigmoid_cross_entropy(const py::object& logits_object, const py::obje
     FloatArray grad = {};
     if (return_grad) grad = new_array(dtype, logits.ndim(), logits.shape(), &logits);
     const bool reduced = reduction != Reduction::none;
-    FloatArray loss = reduced ? new_array(dtype, 0, nullptr)
-                              : new_array(dtype, logits.ndim(), logits.shape(), &logits);
+    FloatArray loss = {};
+    if (!reduced) loss = new_array(dtype, logits.ndim(), logits.shape(), &logits);
+    AnyElement reduced_loss;
 
     // The logits stand in for operands that there are not.
     auto or_logits = [&](const Array& array) -> const Array* {
@@ -67,27 +68,19 @@ py::object sigmoid_cross_entropy(const py::object& logits_object, const py::obje
     if (reduced)
         sums.resize(static_cast<std::size_t>((logits.size() + loss_block - 1) / loss_block));
     with_dtype(dtype, [&]<class T>(T) {
-        if (!planned.any) {
-            if (reduced) *loss.data<T>() = T{};
-            return;
-        }
+        if (!planned.any) return;
         const auto kernel = active_kernels().sigmoid_cross_entropy.of<T>().sigmoid_cross_entropy;
         const std::ptrdiff_t* offset = planned.offset;
         run_kernel(logits.size(), [&] {
-            kernel(planned.plan, at<T>(loss, reduced ? 0 : offset[0]), at<T>(grad, offset[1]),
-                   sums.data(), at<const T>(logits, offset[2]), at<const T>(labels, offset[3]),
-                   at<const T>(weight, offset[4]), at<const T>(pos_weight, offset[5]), negatives,
-                   reduction);
+            kernel(planned.plan, reduced ? reduced_loss.data<T>() : at<T>(loss, offset[0]),
+                   at<T>(grad, offset[1]), sums.data(), at<const T>(logits, offset[2]),
+                   at<const T>(labels, offset[3]), at<const T>(weight, offset[4]),
+                   at<const T>(pos_weight, offset[5]), negatives, reduction);
         });
     });
-    py::object loss_result = py::reinterpret_steal<py::object>(
-        PyArray_Return(reinterpret_cast<PyArrayObject*>(loss.owner.release().ptr())));
-    if (!loss_result) throw py::error_already_set();
-    if (!return_grad) return loss_result;
-    py::object grad_result = py::reinterpret_steal<py::object>(
-        PyArray_Return(reinterpret_cast<PyArrayObject*>(grad.owner.release().ptr())));
-    if (!grad_result) throw py::error_already_set();
-    return py::make_tuple(loss_result, grad_result);
+    const py::object result = reduced ? scalar_of(dtype, reduced_loss) : result_of(loss);
+    if (!return_grad) return result;
+    return py::make_tuple(result, result_of(grad));
 }
 
 }  // namespace

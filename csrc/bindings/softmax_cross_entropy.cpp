@@ -15,13 +15,15 @@ bool has_shape(const Array& a, int ndim, const npy_intp* shape) {
     return a.ndim() == ndim && std::equal(shape, shape + ndim, a.shape());
 }
 
-std::string shape_text(const std::vector<npy_intp>& shape) {
-    return stableops::shape_text(static_cast<int>(shape.size()), shape.data());
-}
-
 int single_axis(const py::object& axis, const Array& logits) {
     if (!PyIndex_Check(axis.ptr()))
         throw py::type_error("axis=" + text_of(axis) + " is not allowed; an int is");
+    if (PyLong_CheckExact(axis.ptr())) {
+        // The common case without a vector.
+        const std::ptrdiff_t value = whole_number(axis);
+        if (value >= -logits.ndim() && value < logits.ndim())
+            return static_cast<int>(value < 0 ? value + logits.ndim() : value);
+    }
     return normalized_axes(axis, logits.ndim(), "logits")[0];
 }
 
@@ -32,15 +34,15 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
                                  const py::object& reduction_object, bool return_grad) {
     FloatArray logits = as_float_array(logits_object, "logits");
     const int axis = single_axis(axis_object, logits);
-    const ReducedAxes axes(py::int_(axis), logits, "logits");
-    const std::vector<npy_intp> kept = axes.kept_shape(logits, false);
+    const ReducedAxes axes(axis, logits);
+    const Shape kept = axes.kept_shape(logits, false);
     const std::ptrdiff_t classes = logits.shape()[axis];
     const Reduction reduction = reduction_of(reduction_object);
     const std::int64_t ignore_index =
         integer_in(ignore_index_object, ignore_index_object, "ignore_index", no_least, no_most);
     const double smoothing = number_in(label_smoothing, "label_smoothing", 0, 1);
     if (classes == 0)
-        throw py::value_error("logits has shape " + stableops::shape_text(logits) +
+        throw py::value_error("logits has shape " + shape_text(logits) +
                               " and no classes along axis " + std::to_string(axis));
 
     CrossEntropyArguments arguments;  // too large to clear first
@@ -65,16 +67,16 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
             cast_to(logits, dtype);
             cast_to(labels, dtype);
         }
-    } else if (has_shape(any_labels, static_cast<int>(kept.size()), kept.data())) {
+    } else if (has_shape(any_labels, kept.ndim, kept.size)) {
         indices = contiguous(as_int64_array(labels_array, "labels"));
         check_indices(indices, PyTypeNum_ISUNSIGNED(labels_type), classes, ignore_index);
         arguments.indices = indices.data<const std::int64_t>();
     } else {
-        throw py::value_error("labels has shape " + stableops::shape_text(any_labels) +
-                              "; it must be " + shape_text(kept) + " (class indices) or " +
-                              stableops::shape_text(logits) +
+        throw py::value_error("labels has shape " + shape_text(any_labels) +
+                              "; it must be " + shape_text(kept.ndim, kept.size) + " (class indices) or " +
+                              shape_text(logits) +
                               " (class weights) for logits of shape " +
-                              stableops::shape_text(logits) + " and axis=" + std::to_string(axis));
+                              shape_text(logits) + " and axis=" + std::to_string(axis));
     }
 
     const Dtype compute = logits.dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
@@ -82,7 +84,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
     if (!weight_object.is_none()) {
         weight = as_float_array(weight_object, "weight");
         if (weight.ndim() != 1 || weight.shape()[0] != classes)
-            throw py::value_error("weight has shape " + stableops::shape_text(weight) +
+            throw py::value_error("weight has shape " + shape_text(weight) +
                                   "; it must be (" + std::to_string(classes) +
                                   ",), one weight a class");
         cast_to(weight, compute);
@@ -90,10 +92,10 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
         arguments.weight = weight.data<const void>();
     }
 
-    const std::vector<npy_intp> loss_shape =
-        reduction == Reduction::none ? kept : std::vector<npy_intp>();
-    const FloatArray loss =
-        new_array(logits.dtype, static_cast<int>(loss_shape.size()), loss_shape.data());
+    const bool loss_a_row = reduction == Reduction::none;
+    FloatArray loss = {};
+    if (loss_a_row) loss = new_array(logits.dtype, kept.ndim, kept.size);
+    AnyElement reduced_loss;
     FloatArray grad = {};
     if (return_grad) grad = new_array(logits.dtype, logits.ndim(), logits.shape(), &logits);
 
@@ -101,7 +103,6 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
     RowShape shape;
     RowOperand labels_rows, weight_rows, grad_rows;
     // The logits stand in for operands that there are not.
-    const bool loss_a_row = reduction == Reduction::none;
     plan_rows(
         axes, shape,
         {{&logits, type, &arguments.x},
@@ -109,7 +110,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
          {return_grad ? static_cast<const Array*>(&grad) : &logits, type, &grad_rows},
          {loss_a_row ? static_cast<const Array*>(&loss) : &logits, type, &arguments.losses}},
         true);
-    if (!loss_a_row) arguments.losses.data = static_cast<char*>(PyArray_DATA(loss.get()));
+    if (!loss_a_row) arguments.losses.data = reduced_loss.bytes;
     if (arguments.weight != nullptr) {
         // Along the classes it is contiguous, and the same for every row.
         weight_rows.data = static_cast<char*>(PyArray_DATA(weight.get()));
@@ -128,10 +129,8 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
         kernels_for(active_kernels().softmax_cross_entropy, logits.dtype).softmax_cross_entropy;
     run_kernel(logits.size(), [&] { kernel(arguments); });
 
-    PyObject* loss_result =
-        PyArray_Return(reinterpret_cast<PyArrayObject*>(loss.owner.inc_ref().ptr()));
-    if (loss_result == nullptr) throw py::error_already_set();
-    py::object result = py::reinterpret_steal<py::object>(loss_result);
+    const py::object result =
+        loss_a_row ? result_of(loss) : scalar_of(logits.dtype, reduced_loss);
     if (return_grad) return py::make_tuple(result, grad.owner);
     return result;
 }

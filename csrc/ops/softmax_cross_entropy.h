@@ -220,6 +220,7 @@ struct IndexLabels {
             weighted_distance(Pair<Isa>{row.weight, nothing}, row.peak, row.logit, log_sum);
         loss = {select(used, loss.hi, nothing), select(used, loss.lo, nothing)};
         writer.write(first, n, loss, ~Mask<Isa, double>::zero());
+        if (arguments.grad == nullptr) return;
 
         Pair<Isa> scale = mul(gradient_scale, row.weight);
         if constexpr (sizeof(C) == 8) {
@@ -249,6 +250,7 @@ struct IndexLabels {
         D loss = row.weight * log1p_fast(others * exp_fast(-logit));
         loss = select(used & (row.weight != nothing), loss, nothing);
         writer.write(first, n, {loss, nothing}, accepted);
+        if (arguments.grad == nullptr) return;
         row.peak = nothing;
         row.factor = row.weight * gradient_scale.hi / (others + exp_fast(logit));
         if constexpr (sizeof(C) == 4) row.inverse = row.factor;
@@ -537,7 +539,9 @@ struct CrossEntropy {
         for (slab.first = 0; slab.first < rows; slab.first += slab_rows) {
             std::ptrdiff_t count = smaller<Isa>(slab_rows, rows - slab.first);
             run_rows(scale, slab, slab.first, count);
-            for (std::ptrdiff_t b = 0; b < count; b += sum_block)
+            // A single sample is its own sum.
+            if (count == 1) total = plus(total, splat<Isa>(slab.hi[0], slab.lo[0]));
+            for (std::ptrdiff_t b = 0; count > 1 && b < count; b += sum_block)
                 total = plus(total, sum_of(slab.hi + b, slab.lo + b,
                                            smaller<Isa>(sum_block, count - b)));
         }
