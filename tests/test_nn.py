@@ -75,6 +75,15 @@ MODULES = {
     "dense_block": (lambda: dense_block(4, 2, 3), (4, 4, 4)),
     "transition": (lambda: transition(4, 2), (4, 4, 4)),
     "vgg": (lambda: vgg_features((2,), (3,), batch_norm=True), (3, 4, 4)),
+    "compiled_residual": (
+        lambda: nn.Sequential(bottleneck(3, 8, 2), basic(8, 8, 1)).compile().train(),
+        (3, 6, 6),
+    ),
+    "compiled_dense_block": (lambda: dense_block(4, 2, 3).compile().train(), (4, 4, 4)),
+    "compiled_linear": (
+        lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).compile().train(),
+        (5,),
+    ),
     "lenet5": (models.lenet5, (1, 28, 28)),
     "lenet5_1998": (models.lenet5_1998, (1, 32, 32)),
 }
@@ -351,6 +360,87 @@ def test_compiled_network_gives_the_same(name):
         assert nn.BatchNorm2d not in folded
     net.train()(x)  # and the original still trains
     net.backward(np.ones_like(expected))
+
+
+def separately(module, x):
+    """What a compiled module computes, with a pass over memory for each step."""
+
+    def chain(names, x):
+        for name in names:
+            x = separately(getattr(module, name), x)
+        return x
+
+    if isinstance(module, nn.Residual):
+        shortcut = x if module.downsample is None else separately(module.downsample, x)
+        y = chain(module.body, x) + shortcut
+        return stableops.relu(y) if module.activation else y
+    if isinstance(module, nn.DenseBlock):
+        for name in module.children():
+            x = np.concatenate([x, chain([name], x)], axis=1)
+        return x
+    if isinstance(module, nn.Concat):
+        return np.concatenate([chain([name], x) for name in module.children()], axis=1)
+    if isinstance(module, nn.Sequential):
+        return chain(module.children(), x)
+    if isinstance(module, nn.Conv2d):
+        y = stableops.conv2d(x, module.weight, module.bias, **module.settings)
+    elif isinstance(module, nn.Linear):
+        y = stableops.linear(x, module.weight, module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        running = module.running_mean, module.running_var
+        y = stableops.batch_norm(x, *running, module.weight, module.bias, eps=module.eps)
+    elif isinstance(module, nn.ReLU):
+        return stableops.relu(x)
+    else:
+        return module(x)
+    return stableops.relu(y) if module.rectify else y
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(basic(4, 4, 1), nn.ReLU(), nn.MaxPool2d(2), basic(4, 4, 1)),
+        lambda: nn.Sequential(nn.Sequential(bottleneck(4, 16, 2), bottleneck(16, 16, 1))),
+        lambda: nn.Sequential(nn.Residual(a=nn.ReLU(), b=nn.Conv2d(4, 4, 1), activation=False)),
+        lambda: nn.Sequential(nn.MaxPool2d(1), nn.Residual(b=nn.Conv2d(4, 4, 3, padding="same"))),
+        lambda: nn.Residual(a=nn.Conv2d(4, 4, 1), downsample=nn.Sequential(nn.AvgPool2d(1))),
+        lambda: inception(normalised, 4, (2, 2, 3, 2, 2, 2)),
+        lambda: nn.Concat(nn.Conv2d(4, 2, 3, 2, 1), nn.MaxPool2d(2), nn.Conv2d(4, 3, 2, 2)),
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 1), dense_block(8, 4, 3), transition(20, 6)),
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 5), nn.ReLU()),
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU()),
+    ],
+)
+def test_compiled_blocks_have_the_bits_of_separate_layers(make, last, dtype):
+    net, rng = make().initialize(philox(0)).astype(dtype), philox(1)
+    x = rng.standard_normal((3, 4, 8, 8)).astype(dtype)
+    net(x)
+    for array in net.parameters().values():
+        array += dtype(0.1) * rng.standard_normal(array.shape).astype(dtype)
+    if last:
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    compiled, kept = net.compile(), x.copy()
+    y = compiled(x)
+    assert np.array_equal(x, kept), "the input was changed"
+    assert np.array_equal(y, separately(compiled, x))
+    assert np.array_equal(compiled(x), y)
+
+
+def test_compiled_residual_names_what_cannot_be_added():
+    net = nn.Sequential(nn.MaxPool2d(1), nn.Residual(conv=nn.Conv2d(2, 3, 1))).compile()
+    with pytest.raises(ValueError, match=r"cannot add the input of shape \(1, 2, 4, 4\)"):
+        net(np.ones((1, 2, 4, 4), np.float32))
+
+
+def test_compiled_network_takes_other_dtypes():
+    net = nn.Sequential(nn.Conv2d(2, 4, 1), basic(4, 4, 1), inception(normalised, 4, (2,) * 6))
+    net = net.initialize(philox(0)).eval().compile()
+    x = philox(1).random((1, 2, 5, 5))
+    y = net(x)
+    assert y.dtype == np.float64
+    assert np.array_equal(y, separately(net, x))
 
 
 @pytest.mark.parametrize("name", ["lenet5", "small_vgg", "lenet5_1998"])

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["compile_residual", "compile_sequence", "fold", "keeps_size"]
 
 
-def compile_sequence(original: Module, clone: Module) -> Module:
+def compile_sequence(original: Module, clone: Sequential) -> Sequential:
     """Fold neighbours of a compiled copy of a sequence.
 
     Parameters
     ----------
-    original, clone : Module
+    original, clone : Sequential
         A sequence, and a copy of it with compiled children.
 
     Returns
     -------
-    Module
+    Sequential
         The copy.
     """
     order = getattr(original, "body", tuple(original.children()))
@@ -55,8 +55,10 @@ def compile_sequence(original: Module, clone: Module) -> Module:
             if before is not None and _gives_new_array(before):
                 _give_input(module)
             left.append(name)
-    if hasattr(original, "body"):
-        vars(clone)["body"] = tuple(left)
+    if isinstance(clone, Residual):
+        clone.body = tuple(left)
+    else:
+        clone.order = tuple(left)
     return clone
 
 

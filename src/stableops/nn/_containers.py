@@ -27,6 +27,8 @@ class Container(Module):
         Under their own names.
     """
 
+    order: tuple[str, ...] = ()  # compile sets it to the names of the children, to find them sooner
+
     def __init__(self, *layers: Module, **named: Module) -> None:
         super().__init__()
         self.add(**{str(i): layer for i, layer in enumerate(layers)}, **named)
@@ -44,6 +46,7 @@ class Container(Module):
                 msg = f"a module cannot be named {name}: {type(self).__name__} has that already"
                 raise ValueError(msg)
             setattr(self, name, module)
+        self.order = ()
 
     def __getitem__(self, place: int) -> Module:
         return list(self.children().values())[place]
@@ -67,8 +70,11 @@ class Container(Module):
 
 def output_layer(module: Module) -> Conv2d | None:
     """Find the convolution that gives a module's output and can be told where to write it."""
-    while vars(type(module)).get("passes_out", False) and module.children():
-        module = list(module.children().values())[-1]
+    while isinstance(module, Container) and vars(type(module)).get("passes_out", False):
+        names = module.order or tuple(module.children())
+        if not names:
+            return None
+        module = getattr(module, names[-1])
     return module if type(module) is Conv2d else None
 
 
@@ -99,7 +105,7 @@ class Sequential(Container):
     passes_out = True
 
     def forward(self, x: Array, *out: Any) -> Array:
-        names = list(self.children())
+        names = self.order or tuple(self.children())
         for name in names[:-1]:
             x = self.run(name, x)
         return self.run(names[-1], x, *out) if names else x
@@ -112,7 +118,8 @@ class Sequential(Container):
     def compile(self) -> Module:
         from stableops.nn._compile import compile_sequence
 
-        return compile_sequence(self, super().compile())
+        clone: Any = super().compile()
+        return compile_sequence(self, clone)
 
 
 class Residual(Sequential):
@@ -217,7 +224,8 @@ class Concat(Container):
 
     def forward(self, x: Array) -> Array:
         if self.places_branches and not self.training and x.ndim == 4:
-            weights = [layer.weight for layer in map(output_layer, self) if layer is not None]
+            layers = (output_layer(getattr(self, name)) for name in self.order)
+            weights = [layer.weight for layer in layers if layer is not None]
             if all(weight.dtype == x.dtype for weight in weights):
                 return self._side_by_side(x, [len(weight) for weight in weights])
         outputs = [self.run(name, x) for name in self.children()]
@@ -231,7 +239,7 @@ class Concat(Container):
     def _side_by_side(self, x: Array, widths: list[int]) -> Array:
         y = channels_last((len(x), sum(widths), *x.shape[2:]), x.dtype)
         end = 0
-        for name, width in zip(self.children(), widths, strict=True):
+        for name, width in zip(self.order, widths, strict=True):
             end += width
             self.run(name, x, y[:, end - width : end])
         return y
@@ -240,6 +248,7 @@ class Concat(Container):
         from stableops.nn._compile import keeps_size
 
         clone: Any = super().compile()
+        clone.order = tuple(clone.children())
         clone.places_branches = all(output_layer(child) and keeps_size(child) for child in clone)
         compiled: Module = clone
         return compiled
