@@ -110,6 +110,24 @@ def test_small_sets(seed):
     )
 
 
+def test_equal_ious_go_to_the_cluster_opened_first():
+    # The third box has IoU 3/5 with either of the others, which have 1/3 with one another.
+    boxes = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [1, 0, 5, 4.0]])
+    for scores in ([0.9, 0.8, 0.7], [0.8, 0.9, 0.7]):
+        fused, _, _ = so.weighted_boxes_fusion(boxes, scores, [0, 0, 0], iou_threshold=0.55)
+        first = int(np.argmax(scores))
+        assert boxes[1 - first].tolist() in fused.tolist()
+        assert boxes[first].tolist() not in fused.tolist()
+        check_against_definition(boxes, np.array(scores), [0, 0, 0], [0, 0, 0], 0.55, 0.0, [1.0])
+
+
+def test_iou_equal_to_the_threshold_does_not_match():
+    boxes = np.array([[0, 0, 2, 2], [0, 0, 2, 1.0]])
+    for threshold, count in ((0.5, 2), (np.nextafter(0.5, 0), 1)):
+        fused, _, _ = so.weighted_boxes_fusion(boxes, [0.9, 0.8], [0, 0], iou_threshold=threshold)
+        assert len(fused) == count
+
+
 # Parameters and special values
 
 

@@ -37,6 +37,11 @@ DoubleLength operator+(DoubleLength a, DoubleLength b) {
     DoubleLength sum = normalized(high.high, high.low + low.high);
     return normalized(sum.high, sum.low + low.low);
 }
+// The sum where |a| > |b|.
+DoubleLength large_and_small(DoubleLength a, DoubleLength b) {
+    DoubleLength high = normalized(a.high, b.high);
+    return normalized(high.high, high.low + (a.low + b.low));
+}
 DoubleLength operator-(DoubleLength a) { return {-a.high, -a.low}; }
 DoubleLength operator-(DoubleLength a, DoubleLength b) { return a + -b; }
 DoubleLength operator*(DoubleLength a, DoubleLength b) {
@@ -67,7 +72,7 @@ DoubleLength series(DoubleLength z, const DoubleLength (&c)[terms],
     double rest = tail[tail_terms - 1];
     for (int k = tail_terms - 2; k >= 0; --k) rest = rest * z.high + tail[k];
     DoubleLength sum = real(rest, DoubleLength{});
-    for (int k = terms - 1; k >= 0; --k) sum = sum * z + c[k];
+    for (int k = terms - 1; k >= 0; --k) sum = large_and_small(c[k], sum * z);
     return sum;
 }
 // -1/3!, 1/5!, -1/7! ... and -1/2!, 1/4!, -1/6! ...: up to 2^-106 for pi / 4.
@@ -81,11 +86,12 @@ constexpr DoubleLength sine_terms[] = {
     {-0x1.ae7f3e733b81fp-41, -0x1.1d8656b0ee8cbp-97},
 };
 constexpr double sine_tail[] = {
-    0x1.952c77030ad4ap-49, -0x1.2f49b46814157p-57, 0x1.71b8ef6dcf572p-66, -0x1.761b41316381ap-75,
+    0x1.952c77030ad4ap-49, -0x1.2f49b46814157p-57, 0x1.71b8ef6dcf572p-66,  -0x1.761b41316381ap-75,
     0x1.3f3ccdd165fa9p-84, -0x1.d1ab1c2dccea3p-94, 0x1.259f98b4358adp-103,
 };
 constexpr DoubleLength cosine_terms[] = {
-    {-0x1.0000000000000p-1, 0x0.0p+0}, {0x1.5555555555555p-5, 0x1.5555555555555p-59},
+    {-0x1.0000000000000p-1, 0x0.0p+0},
+    {0x1.5555555555555p-5, 0x1.5555555555555p-59},
     {-0x1.6c16c16c16c17p-10, 0x1.f49f49f49f49fp-65},
     {0x1.a01a01a01a01ap-16, 0x1.a01a01a01a01ap-76},
     {-0x1.27e4fb7789f5cp-22, -0x1.cbbc05b4fa99ap-76},
@@ -94,7 +100,7 @@ constexpr DoubleLength cosine_terms[] = {
     {0x1.ae7f3e733b81fp-45, 0x1.1d8656b0ee8cbp-101},
 };
 constexpr double cosine_tail[] = {
-    -0x1.6827863b97d97p-53, 0x1.e542ba4020225p-62, -0x1.0ce396db7f853p-70, 0x1.f2cf01972f578p-80,
+    -0x1.6827863b97d97p-53, 0x1.e542ba4020225p-62, -0x1.0ce396db7f853p-70,  0x1.f2cf01972f578p-80,
     -0x1.88e85fc6a4e5ap-89, 0x1.0a18a2635085dp-98, -0x1.3932c5047d60ep-108,
 };
 
@@ -106,9 +112,10 @@ void sine_and_cosine(double degrees, DoubleLength& sine, DoubleLength& cosine) {
     constexpr DoubleLength radians_per_degree = {0x1.1df46a2529d39p-6, 0x1.5c1d8becdd291p-62};
     DoubleLength angle = real(turn - 90.0 * quarters, DoubleLength{}) * radians_per_degree;
     const DoubleLength z = angle * angle;
-    const DoubleLength sum_sine = angle + angle * (z * series(z, sine_terms, sine_tail));
+    const DoubleLength sum_sine =
+        large_and_small(angle, angle * (z * series(z, sine_terms, sine_tail)));
     const DoubleLength sum_cosine =
-        real(1, DoubleLength{}) + z * series(z, cosine_terms, cosine_tail);
+        large_and_small(real(1, DoubleLength{}), z * series(z, cosine_terms, cosine_tail));
     int quadrant = static_cast<int>(quarters) & 3;
     sine = quadrant & 1 ? sum_cosine : sum_sine;
     cosine = quadrant & 1 ? sum_sine : sum_cosine;
@@ -131,8 +138,8 @@ struct Polygon {
 };
 
 // The part where sign * coordinate <= limit; the coordinate is x, or y if `vertical`.
-template <class Real>
-Polygon<Real> clipped(const Polygon<Real>& polygon, bool vertical, double sign, Real limit) {
+template <bool vertical, class Real>
+Polygon<Real> clipped(const Polygon<Real>& polygon, double sign, Real limit) {
     Polygon<Real> result;
     const Real s = real(sign, Real{});
     for (int i = 0; i < polygon.count; ++i) {
@@ -199,17 +206,17 @@ Overlap<Real> overlap_of(const RotatedBox& a, const RotatedBox& b, const Scene& 
     for (int i = 0; i < 4; ++i)
         extent = std::max({extent, std::abs(value_of(polygon.corner[i].x)),
                            std::abs(value_of(polygon.corner[i].y))});
-    polygon = clipped(polygon, false, 1, right);
-    polygon = clipped(polygon, false, -1, right);
-    polygon = clipped(polygon, true, 1, top);
-    polygon = clipped(polygon, true, -1, top);
+    const Polygon<Real> below_right = clipped<false>(polygon, 1, right);
+    const Polygon<Real> between_sides = clipped<false>(below_right, -1, right);
+    const Polygon<Real> below_top = clipped<true>(between_sides, 1, top);
+    const Polygon<Real> common = clipped<true>(below_top, -1, top);
 
     Real twice_area = real(0, Real{});
     double perimeter = 0;
-    for (int i = 0; i < polygon.count; ++i) {
-        const Point<Real>& p = polygon.corner[i];
-        const Point<Real>& q = polygon.corner[i + 1 < polygon.count ? i + 1 : 0];
-        const Point<Real>& o = polygon.corner[0];
+    for (int i = 0; i < common.count; ++i) {
+        const Point<Real>& p = common.corner[i];
+        const Point<Real>& q = common.corner[i + 1 < common.count ? i + 1 : 0];
+        const Point<Real>& o = common.corner[0];
         twice_area = twice_area + ((p.x - o.x) * (q.y - o.y) - (p.y - o.y) * (q.x - o.x));
         perimeter += std::abs(value_of(q.x - p.x)) + std::abs(value_of(q.y - p.y));
     }
