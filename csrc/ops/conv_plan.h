@@ -85,7 +85,9 @@ constexpr std::ptrdiff_t weight_work = 10;
 // copies the window once more.
 template <class Isa, class T>
 void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_t others) {
-    constexpr std::ptrdiff_t panel = 2 * Vec<Isa, Compute<T>>::size;
+    // As many as a tile has at most, so that none lies in two panels of packed weights.
+    constexpr std::ptrdiff_t panel =
+        smaller(4 * Vec<Isa, Compute<T>>::size, panel_lanes<Compute<T>>);
     const std::ptrdiff_t panels = ceil_div(p.out_channels, panel);
     const std::ptrdiff_t threads = num_threads();
     const std::ptrdiff_t terms = p.terms();
