@@ -1,8 +1,8 @@
 #pragma once
 // A correlation of images with a bank of filters: what conv2d is, and what the gradient of its
 // input is once the roles of the channels are exchanged. Terms in the order (input channel, tap
-// row, tap column), canonical sums (gemm.h), then the bias. Four forms compute it, with the same
-// bits:
+// row, tap column), canonical sums (gemm.h), then the bias and store_output. Four forms compute it,
+// with the same bits:
 //
 //   conv_streamed.h       packs nothing: few pixels, weights whose channels or terms are contiguous
 //   conv_channel_lanes.h  packs the weights: large layers

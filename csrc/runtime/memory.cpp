@@ -124,8 +124,7 @@ void* Cache::acquire(std::size_t bytes, std::size_t limit) {
         // From the newest, which is likeliest to be in the processor's caches.
         for (int i = idle_count_ - 1; i >= 0; --i) {
             const std::size_t held = idle_[i].bytes;
-            // A fresh block would waste what one of the same class wastes.
-            if (held < needed || (held != needed && held - bytes > bytes / 4)) continue;
+            if (held < needed || held / 2 > needed) continue;
             if (best < 0 || held < idle_[best].bytes) best = i;
         }
         if (best >= 0) {

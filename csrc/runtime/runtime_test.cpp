@@ -317,8 +317,11 @@ void test_cache() {
     check(smaller == block, "a block that fits is reused");
     check(cache_bytes_in_use() == 0, "handed out");
     release_block(smaller);
-    void* const misfit = acquire_block(7 * mb);
-    check(misfit != block, "not where more than a quarter is wasted");
+    void* const half = acquire_block(5 * mb);
+    check(half == block, "down to half its size");
+    release_block(half);
+    void* const misfit = acquire_block(3 * mb);
+    check(misfit != block, "not where more than half is wasted");
     release_block(misfit);
 
     for (int i = 0; i < 200; ++i) {

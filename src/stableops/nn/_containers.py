@@ -115,10 +115,10 @@ class Sequential(Container):
             grad_output = child.backward(grad_output)
         return grad_output
 
-    def compile(self) -> Module:
+    def compiled(self) -> Module:
         from stableops.nn._compile import compile_sequence
 
-        clone: Any = super().compile()
+        clone: Any = super().compiled()
         return compile_sequence(self, clone)
 
 
@@ -186,10 +186,10 @@ class Residual(Sequential):
             grad_output = self.downsample.backward(grad_output)
         return np.add(grad, grad_output, out=grad if self._is_fresh(0) else None)
 
-    def compile(self) -> Module:
+    def compiled(self) -> Module:
         from stableops.nn._compile import compile_residual
 
-        clone: Any = super().compile()
+        clone: Any = super().compiled()
         return compile_residual(clone)
 
     def _fits(self, y: Array, shortcut: Array) -> bool:
@@ -244,10 +244,10 @@ class Concat(Container):
             self.run(name, x, y[:, end - width : end])
         return y
 
-    def compile(self) -> Module:
+    def compiled(self) -> Module:
         from stableops.nn._compile import keeps_size
 
-        clone: Any = super().compile()
+        clone: Any = super().compiled()
         clone.order = tuple(clone.children())
         clone.places_branches = all(output_layer(child) and keeps_size(child) for child in clone)
         compiled: Module = clone

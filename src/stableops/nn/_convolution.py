@@ -131,7 +131,7 @@ class Conv2d(Module):
         last = False
         if self.is_compiled and not self.training and x.dtype == weight.dtype:
             if self._packed is None:
-                self._packed = F.pack_conv2d_weight(weight, self.settings["groups"])
+                self.prepare()
             weight = self._packed
             # The same bits, sooner in the layers behind.
             last = x.ndim == 4 and x.shape[1] > 1
@@ -142,6 +142,9 @@ class Conv2d(Module):
         )
         self.keep((x, y if self.rectify else None))
         return y
+
+    def prepare(self) -> None:
+        self._packed = F.pack_conv2d_weight(self.weight, self.settings["groups"])
 
     def backward(self, grad_output: Array) -> Any:
         x, y = self.kept()

@@ -180,6 +180,9 @@ class Module:
     def initialize_parameters(self, rng: np.random.Generator) -> None:
         """Draw the initial values of this module's own parameters."""
 
+    def prepare(self) -> None:
+        """Do beforehand what predictions of a compiled network need once."""
+
     def parameters_changed(self) -> None:
         """Adapt to new values of this module's own parameters."""
         self._packed = None
@@ -299,20 +302,27 @@ class Module:
         once more: the networks of `models` give their outputs again to 1e-5 of the largest in
         float32, to 1e-12 in float64.
 
-        Its convolutions put their weights in order once, at the first prediction; after that they
-        notice new weights by `load_state_dict`, `initialize` or training, but not values that are
-        written into the arrays.
+        Its convolutions put their weights in order once; after that they notice new weights by
+        `load_state_dict`, `initialize` or training, but not values that are written into the
+        arrays. Layers inside it may write over their inputs; the network itself does not.
 
         Returns
         -------
         Module
         """
+        clone = self.compiled()
+        for _, module in clone.named_modules():
+            module.prepare()
+        return clone
+
+    def compiled(self) -> Module:
+        """Make the copy, not yet prepared: what `compile` of a kind of module is."""
         clone = copy.copy(self)
         clone._gradients = {}
         for name in self._own(self.parameter_names + self.buffer_names):
             setattr(clone, name, getattr(self, name).copy())
         for name, child in self.children().items():
-            setattr(clone, name, child.compile())
+            setattr(clone, name, child.compiled())
         clone.training, clone.is_compiled, clone._kept, clone._packed = False, True, None, None
         return clone
 
