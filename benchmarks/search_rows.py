@@ -2,7 +2,12 @@
 
 ``python benchmarks/search_rows.py [--seconds 60] [--dtype float64] [NAME ...]``: hill climbing over
 the bits of the elements, restarted from random rows of several kinds, with the largest error of a
-row against mpmath as the height. Prints the worst row of each function as exact values.
+row against mpmath as the height. Prints the worst row of each function as exact values. Seconds are
+those of the processor, so that a busy machine searches as much as an idle one.
+
+softmax_backward and log_softmax_backward take the first half of a row as logits and the other half
+as grad_output; their height is the error in units of eps times the sum of the terms' absolute
+values.
 """
 
 import argparse
@@ -41,15 +46,56 @@ def _gradient(x):
     return stableops.softmax_cross_entropy(x, labels, reduction="none", return_grad=True)[1]
 
 
-# name: (function of a batch of rows, exact values of a row). Label 0 is the index.
+def _halves(x):
+    half = (x.shape[1] + 1) // 2
+    return x[:, :half], x[:, -half:]
+
+
+def _backward(forward, backward, exact):
+    """The gradient of a batch of rows, and the height of a row."""
+
+    def function(x):
+        logits, grad_output = _halves(x)
+        return backward(grad_output, forward(logits))
+
+    def height(got, x):
+        logits, grad_output = _halves(x[None])
+        want = exact(grad_output[0], forward(logits)[0])
+        largest = float(ml_dtypes.finfo(x.dtype).max)
+        if max(size for _, size in want) >= largest:  # a sum that may overflow has no bound
+            return 0.0
+        return reference_rows.backward_error(got, want, x.dtype)
+
+    return function, height
+
+
+def _in_ulp(function, exact):
+    """A function of a batch of rows, and the error of a row in ULP."""
+    return function, lambda got, x: reference_rows.worst_error(
+        got, exact(reference_rows.Row(x)), x.dtype
+    )
+
+
+# name: (function of a batch of rows, height of a row). Label 0 is the index.
 FUNCTIONS = {
-    "softmax": (stableops.softmax, lambda row, _: row.softmax()),
-    "log_softmax": (stableops.log_softmax, lambda row, _: row.log_softmax()),
-    "logsumexp": (lambda x: stableops.logsumexp(x)[:, None], lambda row, _: [row.logsumexp()]),
-    "softmax_cross_entropy": (_loss, lambda row, n: [row.cross_entropy(_index_weights(n))[0]]),
-    "softmax_cross_entropy_grad": (
-        _gradient,
-        lambda row, n: row.cross_entropy(_index_weights(n))[1],
+    "softmax": _in_ulp(stableops.softmax, lambda row: row.softmax()),
+    "log_softmax": _in_ulp(stableops.log_softmax, lambda row: row.log_softmax()),
+    "logsumexp": _in_ulp(lambda x: stableops.logsumexp(x)[:, None], lambda row: [row.logsumexp()]),
+    "softmax_cross_entropy": _in_ulp(
+        _loss, lambda row: [row.cross_entropy(_index_weights(len(row.values)))[0]]
+    ),
+    "softmax_cross_entropy_grad": _in_ulp(
+        _gradient, lambda row: row.cross_entropy(_index_weights(len(row.values)))[1]
+    ),
+    "softmax_backward": _backward(
+        stableops.softmax, stableops.softmax_backward, reference_rows.softmax_backward
+    ),
+    "log_softmax_backward": _backward(
+        stableops.log_softmax, stableops.log_softmax_backward, reference_rows.log_softmax_backward
+    ),
+    "logsumexp_backward": _in_ulp(
+        lambda x: stableops.logsumexp_backward(np.ones(len(x), x.dtype), x, stableops.logsumexp(x)),
+        lambda row: row.softmax(),
     ),
 }
 
@@ -97,29 +143,24 @@ def _mutate(rng, x, dtype):
     return np.where(np.isfinite(y.astype(np.float64)), y, x)
 
 
-def _heights(function, exact, x):
-    got = function(x)
-    heights = []
-    for i in range(len(x)):
-        values = exact(reference_rows.Row(x[i]), x.shape[1])
-        heights.append(reference_rows.worst_error(got[i], values, x.dtype))
-    return np.array(heights)
+def _heights(function, height, x):
+    return np.array([height(got, row) for got, row in zip(function(x), x, strict=True)])
 
 
 def search(name, dtype, seconds, seed=0, population=12):
     """Return the largest error found, in ULP, and its row."""
-    function, exact = FUNCTIONS[name]
+    function, height_of = FUNCTIONS[name]
     rng = np.random.default_rng(seed)
-    end = time.monotonic() + seconds
+    end = time.process_time() + seconds
     best, best_row = -1.0, None
-    while time.monotonic() < end:
+    while time.process_time() < end:
         x = _random(rng, population, int(rng.choice([1, 2, 3, 4, 7, 17])), dtype)
-        height = _heights(function, exact, x)
+        height = _heights(function, height_of, x)
         for _ in range(25):
-            if time.monotonic() >= end:
+            if time.process_time() >= end:
                 break
             y = _mutate(rng, x, dtype)
-            new = _heights(function, exact, y)
+            new = _heights(function, height_of, y)
             better = new >= height
             x[better], height[better] = y[better], new[better]
         if height.max() > best:

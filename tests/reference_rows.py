@@ -83,6 +83,38 @@ def weighted_sum(x, b):
         return int(mp.sign(total)), top + mp.log(abs(total)) if total else -mpmath.inf
 
 
+def softmax_backward(grad_output, output):
+    """The gradient of softmax and the sum of its terms' absolute values, an element."""
+    with mp.workprec(PRECISION):
+        pairs = [(number(g), number(y)) for g, y in zip(grad_output, output, strict=True)]
+        dot = mp.fsum(g * y for g, y in pairs)
+        size = mp.fsum(abs(g * y) for g, y in pairs)
+        return [(y * (g - dot), abs(y) * (abs(g) + size)) for g, y in pairs]
+
+
+def log_softmax_backward(grad_output, output):
+    """The gradient of log_softmax and the sum of its terms' absolute values, an element."""
+    with mp.workprec(PRECISION):
+        pairs = [(number(g), number(y)) for g, y in zip(grad_output, output, strict=True)]
+        total, size = mp.fsum(g for g, _ in pairs), mp.fsum(abs(g) for g, _ in pairs)
+        return [(g - mp.exp(y) * total, abs(g) + mp.exp(y) * size) for g, y in pairs]
+
+
+def backward_error(got, exact, dtype):
+    """The largest error in units of eps times the sum of the terms, beyond one subnormal step."""
+    info = ml_dtypes.finfo(dtype)
+    with mp.workprec(PRECISION):
+        return max(
+            float(
+                max(abs(number(value) - want) - number(info.smallest_subnormal), 0)
+                / (number(info.eps) * size)
+            )
+            if size
+            else 0.0
+            for value, (want, size) in zip(got, exact, strict=True)
+        )
+
+
 def ulp(exact, dtype):
     """The unit in the last place of dtype at the magnitude of an mpf."""
     info = ml_dtypes.finfo(dtype)

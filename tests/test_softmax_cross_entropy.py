@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import growth_in_mib
 from mpmath import mp, mpf
 from reference import same_bits
 from reference_rows import (
@@ -376,3 +377,23 @@ def test_no_samples():
     loss, gradient = so.softmax_cross_entropy(x, k, reduction="none", return_grad=True)
     assert loss.shape == (0,)
     assert gradient.shape == (0, 3)
+
+
+def test_memory_is_that_of_the_gradient(isa):
+    """Logits of 64 MB: no probabilities, no one-hot labels, no copy, and no gradient unasked."""
+    setup = """
+x = np.random.default_rng(0).random((1024, 16, 1024), np.float32)
+labels, columns = np.zeros((1024, 16), np.int64), np.zeros((1024, 1024), np.int64)
+so.softmax_cross_entropy(x[:4], labels[:4])"""
+    calls = """
+so.softmax_cross_entropy(x, labels)
+so.softmax_cross_entropy(x, columns, axis=1)
+so.softmax_cross_entropy(x, x, axis=1)
+so.softmax_cross_entropy(x[:, ::2, ::-1], labels[:, ::2])
+so.softmax(x, out=x)
+so.log_softmax(x, 1, out=x)
+so.logsumexp(x)"""
+    assert growth_in_mib(isa, setup, calls) < 8
+    assert (
+        growth_in_mib(isa, setup, "y = so.softmax_cross_entropy(x, labels, return_grad=True)") < 72
+    )

@@ -53,6 +53,7 @@ template <class Isa>
 struct Exponentials<Isa, float> {
     using D = Vec<Isa, double>;
     using Number = D;
+    static constexpr double scale_exponent = 0;
     static constexpr double scale = 1;
 
     [[gnu::always_inline]] static inline D zero() { return D::zero(); }
@@ -62,8 +63,10 @@ struct Exponentials<Isa, float> {
     [[gnu::always_inline]] static inline D exp_difference(D x, D m) {
         return exp_fast(max(D::splat(-700), x - m));
     }
-    // exp(x) for x <= 89 or NaN.
-    [[gnu::always_inline]] static inline D exp_of(D x) { return exp_fast(max(D::splat(-700), x)); }
+    // exp(x) for x <= 89 or NaN; no scale is needed.
+    [[gnu::always_inline]] static inline D exp_of(D x, D) {
+        return exp_fast(max(D::splat(-700), x));
+    }
 
     [[gnu::always_inline]] static inline D reciprocal(D a) { return D::splat(1) / a; }
     [[gnu::always_inline]] static inline D product(D a, D b) { return a * b; }
@@ -92,13 +95,14 @@ struct Exponentials<Isa, double> {
     using D = Vec<Isa, double>;
     using P = Pair<Isa>;
     using Number = P;
+    static constexpr double scale_exponent = 512;
     static constexpr double scale = 0x1p512;
 
     [[gnu::always_inline]] static inline P zero() { return {D::zero(), D::zero()}; }
 
-    [[gnu::always_inline]] static inline P exp_of_pair(D hi, D lo) {
+    [[gnu::always_inline]] static inline P exp_of_pair(D hi, D lo, D scale_exponent) {
         Scaled<Isa> e = exp_pair(hi, lo);
-        D k = e.exponent + D::splat(512);
+        D k = e.exponent + scale_exponent;
         D power = power_of_two(max(D::splat(-1022), k));
         // Below, the value is beyond what any result can show; -inf must give exactly 0.
         power = select(k < D::splat(-1022), D::zero(), power);
@@ -106,9 +110,12 @@ struct Exponentials<Isa, double> {
     }
     [[gnu::always_inline]] static inline P exp_difference(D x, D m) {
         P d = two_sum(x, -m);
-        return exp_of_pair(d.hi, d.lo);
+        return exp_of_pair(d.hi, d.lo, D::splat(scale_exponent));
     }
-    [[gnu::always_inline]] static inline P exp_of(D x) { return exp_of_pair(x, D::zero()); }
+    // exp(x) 2^exponent
+    [[gnu::always_inline]] static inline P exp_of(D x, D exponent) {
+        return exp_of_pair(x, D::zero(), exponent);
+    }
 
     [[gnu::always_inline]] static inline P reciprocal(P a) {
         P n = fast_two_sum(a.hi, a.lo);
@@ -502,6 +509,7 @@ struct LogSoftmaxBackward {
 
     struct Row {
         Sum total;
+        D scale_exponent;
     };
 
     template <class Form>
@@ -521,16 +529,22 @@ struct LogSoftmaxBackward {
     }
     template <class Form>
     void finish(Form, std::ptrdiff_t, std::ptrdiff_t, Sum sum, Row& row) const {
-        row.total = E::product(sum, E::of(D::splat(1 / E::scale)));
+        // A small total would underflow under the inverse scale, and needs none: what its product
+        // with exp(y) < 2^-1022 loses no result can show.
+        Mask<Isa, double> small = abs(E::rounded(sum)) < D::splat(1);
+        row.total = E::product(sum, E::of(select(small, D::splat(1), D::splat(1 / E::scale))));
+        row.scale_exponent = select(small, D::zero(), D::splat(E::scale_exponent));
     }
     template <class Form>
     void emit(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* const* in,
               const Row& row) const {
         Sum total = row.total;
+        D scale_exponent = row.scale_exponent;
         Form::map(
             n, out,
             [&](std::ptrdiff_t, D g, D y) __attribute__((always_inline)) {
-                return E::rounded(E::minus(E::of(g), E::product(E::exp_of(y), total)));
+                Sum p = E::exp_of(y, scale_exponent);
+                return E::rounded(E::minus(E::of(g), E::product(p, total)));
             },
             Column<C>{in[0], 0}, Column<C>{in[1], minus_infinity});
     }
