@@ -192,6 +192,8 @@ def test_infinite_boxes():
     assert np.isnan(iou[0, 0])
     assert iou[0, 1] == iou[1, 0] == iou[1, 2] == 0
     assert iou[1, 1] == 1
+    inverted = np.array([[np.inf, 0, -np.inf, 1]])
+    assert so.generalized_box_iou(inverted, boxes[1:2]).tolist() == [[0]]
 
 
 def test_large_integers_do_not_wrap():

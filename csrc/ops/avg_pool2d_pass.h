@@ -143,20 +143,19 @@ struct AvgPoolPass {
 
     template <bool scaled>
     void add_rows(const PoolRows<T>& in) const {
-        for_each_vec<Isa, Types::V::size>(
-            w.source, [&](std::ptrdiff_t x, auto lanes) [[gnu::always_inline]] {
-                if constexpr (std::is_same_v<decltype(lanes), FirstLanes>) {
-                    if (lanes.count <= D::size) return add_rows_at<scaled, 1>(in, x, lanes);
-                }
-                add_rows_at<scaled, Types::parts>(in, x, lanes);
-            });
+        for_each_vec<Isa, Types::V::size>(w.source, [&](std::ptrdiff_t x, auto lanes) {
+            if constexpr (std::is_same_v<decltype(lanes), FirstLanes>) {
+                if (lanes.count <= D::size) return add_rows_at<scaled, 1>(in, x, lanes);
+            }
+            add_rows_at<scaled, Types::parts>(in, x, lanes);
+        });
     }
     template <bool scaled, int parts, class Lanes>
     [[gnu::always_inline]] inline void add_rows_at(const PoolRows<T>& in, std::ptrdiff_t x,
                                                    Lanes lanes) const {
         const PoolLine line = {columns.total + left, columns.error + left};
         Sum sum[parts];
-        const auto add_row = [&](int k, auto first) [[gnu::always_inline]] {
+        const auto add_row = [&](int k, auto first) {
             D part[Types::parts];
             Types::load_parts(part, in.row[k] + x, lanes);
             for (int p = 0; p < parts; ++p) {
@@ -278,25 +277,22 @@ struct AvgPoolPass {
         }
         if (w.stride == 1) {
             const std::ptrdiff_t first = first_column(0);
-            return write_results<scaled>(y, w.result, d,
-                                         [&](std::ptrdiff_t j) [[gnu::always_inline]] {
-                                             return add_neighbours(first + j, w.kernel);
-                                         });
+            return write_results<scaled>(y, w.result, d, [&](std::ptrdiff_t j) {
+                return add_neighbours(first + j, w.kernel);
+            });
         }
         if constexpr (backward) {
             add_columns_interleaved();
             return write_sums<scaled>(y, w.result, d);
         } else {
-            return write_results<scaled>(
-                y, w.result, d,
-                [&](std::ptrdiff_t j) [[gnu::always_inline]] { return add_even_windows(j); });
+            return write_results<scaled>(y, w.result, d,
+                                         [&](std::ptrdiff_t j) { return add_even_windows(j); });
         }
     }
     template <bool scaled>
     bool write_sums(T* y, std::ptrdiff_t count, const PoolDivisors* d) const {
-        return write_results<scaled>(y, count, d, [&](std::ptrdiff_t j) [[gnu::always_inline]] {
-            return Types::load_sum(windows, j);
-        });
+        return write_results<scaled>(y, count, d,
+                                     [&](std::ptrdiff_t j) { return Types::load_sum(windows, j); });
     }
 
     // Finishes `count` results, whose sums are sum_of(j); d is nullptr where nothing is to be
@@ -307,23 +303,22 @@ struct AvgPoolPass {
                                                      const PoolDivisors* d,
                                                      const SumOf& sum_of) const {
         bool finite = true;
-        for_each_vec<Isa, Types::V::size>(
-            count, [&](std::ptrdiff_t j, auto lanes) [[gnu::always_inline]] {
-                D part[Types::parts];
-                for (int p = 0; p < Types::parts; ++p) {
-                    const std::ptrdiff_t at = j + p * D::size;
-                    D window_divisor = D::zero(), inverse = D::zero();
-                    if constexpr (!backward) {
-                        window_divisor = loadu<Isa>(d->divisor + at);
-                        inverse = loadu<Isa>(d->inverse + at);
-                    }
-                    part[p] = finished<scaled>(sum_of(at), window_divisor, inverse);
+        for_each_vec<Isa, Types::V::size>(count, [&](std::ptrdiff_t j, auto lanes) {
+            D part[Types::parts];
+            for (int p = 0; p < Types::parts; ++p) {
+                const std::ptrdiff_t at = j + p * D::size;
+                D window_divisor = D::zero(), inverse = D::zero();
+                if constexpr (!backward) {
+                    window_divisor = loadu<Isa>(d->divisor + at);
+                    inverse = loadu<Isa>(d->inverse + at);
                 }
-                if constexpr (scaled) part[0] = Types::replace_not_finite(y + j, part[0], lanes);
-                Types::store_parts(y + j, part, lanes, false);
-                if constexpr (Types::compensated && !scaled)
-                    finite = finite && Types::finite(part[0], lanes);
-            });
+                part[p] = finished<scaled>(sum_of(at), window_divisor, inverse);
+            }
+            if constexpr (scaled) part[0] = Types::replace_not_finite(y + j, part[0], lanes);
+            Types::store_parts(y + j, part, lanes, false);
+            if constexpr (Types::compensated && !scaled)
+                finite = finite && Types::finite(part[0], lanes);
+        });
         return finite;
     }
 

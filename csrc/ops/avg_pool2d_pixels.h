@@ -36,7 +36,7 @@ template <bool scaled, class Isa, class T, bool backward, class Lanes, int parts
     std::ptrdiff_t w, const T* x, const ImageStrides& stride, Lanes lanes) {
     using Types = AvgPoolTypes<Isa, T>;
     using D = typename Types::D;
-    const auto add_row = [&](std::ptrdiff_t h, auto first) [[gnu::always_inline]] {
+    const auto add_row = [&](std::ptrdiff_t h, auto first) __attribute__((always_inline)) {
         D part[parts];
         Types::load_parts(part, x + h * stride.h + w * stride.w, lanes);
         D divisor = D::zero(), inverse = D::zero();
@@ -70,7 +70,7 @@ template <bool scaled, class Isa, class T, bool backward, class SumOf>
     const D inverse = D::splat(backward ? 1 : row.own->inverse[j]);
     bool finite = true;
     for_each_vec<Isa, Types::V::size>(
-        channels, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+        channels, [&](std::ptrdiff_t c, auto lanes) __attribute__((always_inline)) {
             typename Types::Sum sum[Types::parts];
             for (int p = 0; p < Types::parts; ++p) sum[p] = Types::zero();
             sum_of(sum, c, lanes);
@@ -91,15 +91,15 @@ template <bool scaled, class Isa, class T, bool backward>
                                       std::ptrdiff_t channels, T* y, const T* x,
                                       const ImageStrides& stride) {
     using Types = AvgPoolTypes<Isa, T>;
-    return write_pixel<scaled>(pass, row, j, channels, y,
-                               [&](auto& sum, std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
-                                   for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
-                                       typename Types::Sum column[Types::parts];
-                                       add_column<scaled>(pass, row, column, w, x + c, stride,
-                                                          lanes);
-                                       for (int p = 0; p < Types::parts; ++p) sum[p].add(column[p]);
-                                   }
-                               });
+    return write_pixel<scaled>(
+        pass, row, j, channels, y,
+        [&](auto& sum, std::ptrdiff_t c, auto lanes) __attribute__((always_inline)) {
+            for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
+                typename Types::Sum column[Types::parts];
+                add_column<scaled>(pass, row, column, w, x + c, stride, lanes);
+                for (int p = 0; p < Types::parts; ++p) sum[p].add(column[p]);
+            }
+        });
 }
 
 // Sums of columns that several windows share, or of all columns: column w is in slot w % slots.
@@ -132,7 +132,7 @@ template <class Isa, class T, bool backward>
             const T* pixel = x + h * stride.h + w * stride.w;
             const PoolLine line = ring.column(w);
             for_each_vec<Isa, Types::V::size>(
-                channels, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+                channels, [&](std::ptrdiff_t c, auto lanes) __attribute__((always_inline)) {
                     typename Types::D part[Types::parts];
                     Types::load_parts(part, pixel + c, lanes);
                     for (int p = 0; p < Types::parts; ++p) {
@@ -145,12 +145,13 @@ template <class Isa, class T, bool backward>
                     }
                 });
         }
-    const bool finite = write_pixel<false>(
-        pass, row, 0, channels, y, [&](auto& sum, std::ptrdiff_t c, auto) [[gnu::always_inline]] {
-            for (std::ptrdiff_t w = 0; w < pass.w.source; ++w)
-                for (int p = 0; p < Types::parts; ++p)
-                    sum[p].add(Types::load_sum(ring.column(w), c + p * size));
-        });
+    const bool finite =
+        write_pixel<false>(pass, row, 0, channels, y,
+                           [&](auto& sum, std::ptrdiff_t c, auto) __attribute__((always_inline)) {
+                               for (std::ptrdiff_t w = 0; w < pass.w.source; ++w)
+                                   for (int p = 0; p < Types::parts; ++p)
+                                       sum[p].add(Types::load_sum(ring.column(w), c + p * size));
+                           });
     if constexpr (Types::compensated) {
         if (!finite) avg_pool_pixel<true>(pass, row, 0, channels, y, x, stride);
     }
@@ -169,7 +170,7 @@ template <class Isa, class T, bool backward>
         for (next = larger<Isa>(next, pass.begin[j]); next < pass.end[j]; ++next) {
             const PoolLine line = ring.column(next);
             for_each_vec<Isa, Types::V::size>(
-                channels, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+                channels, [&](std::ptrdiff_t c, auto lanes) __attribute__((always_inline)) {
                     typename Types::Sum column[Types::parts];
                     add_column<false>(pass, row, column, next, x + c, stride, lanes);
                     for (int p = 0; p < Types::parts; ++p)
@@ -177,15 +178,15 @@ template <class Isa, class T, bool backward>
                 });
         }
         T* pixel = y + j * pixel_pitch;
-        const bool finite =
-            write_pixel<false>(pass, row, j, channels, pixel,
-                               [&](auto& sum, std::ptrdiff_t c, auto) [[gnu::always_inline]] {
-                                   for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
-                                       const PoolLine line = ring.column(w);
-                                       for (int p = 0; p < Types::parts; ++p)
-                                           sum[p].add(Types::load_sum(line, c + p * size));
-                                   }
-                               });
+        const bool finite = write_pixel<false>(
+            pass, row, j, channels, pixel,
+            [&](auto& sum, std::ptrdiff_t c, auto) __attribute__((always_inline)) {
+                for (std::ptrdiff_t w = pass.begin[j]; w < pass.end[j]; ++w) {
+                    const PoolLine line = ring.column(w);
+                    for (int p = 0; p < Types::parts; ++p)
+                        sum[p].add(Types::load_sum(line, c + p * size));
+                }
+            });
         if constexpr (Types::compensated) {
             if (!finite) avg_pool_pixel<true>(pass, row, j, channels, pixel, x, stride);
         }

@@ -52,10 +52,10 @@ void max_pool_pixels(const Pool2dShape& shape, T* y, std::int64_t* indices, cons
         const std::ptrdiff_t at = n * out.n + first_channel * out.c + oy * out.h + ox * out.w;
         for_each_vec<Isa, V::size>(
             smaller<Isa>(shape.channels - first_channel, block),
-            [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+            [&](std::ptrdiff_t c, auto lanes) __attribute__((always_inline)) {
                 const MaxPoolState<Isa, T> best = max_of_taps<Isa, T, with_indices>(
                     {V::splat(Types::lowest()), Offsets::splat(static_cast<I>(first))},
-                    [&](auto&& body) [[gnu::always_inline]] {
+                    [&](auto&& body) __attribute__((always_inline)) {
                         for (std::ptrdiff_t r = rows.first; r < rows.end; ++r) {
                             const T* row = window + r * shape.dilation_h * stride.h + c;
                             for (std::ptrdiff_t s = cols.first; s < cols.end; ++s)

@@ -201,7 +201,7 @@ struct ScatterPixels {
             target[targets] = sums + pixel * pitch;
             position[targets++] = static_cast<I>(pixel);
         }
-        for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t c, auto lanes) [[gnu::always_inline]] {
+        for_each_vec<Isa, V::size>(count, [&](std::ptrdiff_t c, auto lanes) {
             const V g = load_elements<Isa>(grad + c, lanes);
             const Positions at = load_positions(index + c, lanes);
             Positions found = Positions::zero();

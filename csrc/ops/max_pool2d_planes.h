@@ -32,7 +32,7 @@ template <class Isa, class C, bool with_indices>
     using I = typename Types::I;
     using Offsets = typename Types::Offsets;
     // f(row, offset) of the first tap of each row, from left to right.
-    const auto each_tap = [&](auto&& f) [[gnu::always_inline]] {
+    const auto each_tap = [&](auto&& f) __attribute__((always_inline)) {
         std::ptrdiff_t row_offset = in.row_offset;
         for (int r = 0; r < in.rows; ++r, row_offset += in.rows_apart) {
             std::ptrdiff_t offset = row_offset;
@@ -40,7 +40,7 @@ template <class Isa, class C, bool with_indices>
                 f(in.row[r] + in.tap[s], offset);
         }
     };
-    const auto start_at = [&](std::ptrdiff_t ox) [[gnu::always_inline]] {
+    const auto start_at = [&](std::ptrdiff_t ox) __attribute__((always_inline)) {
         State start = {V::splat(Types::lowest()), {}};
         if (!in.starts) start.value = loadu<Isa>(in.y + ox);
         if constexpr (with_indices)
@@ -51,10 +51,10 @@ template <class Isa, class C, bool with_indices>
     };
     // Two vectors share the loops. They may overlap, with each other and with those before: doing
     // an output twice changes nothing.
-    const auto pool_two = [&](std::ptrdiff_t a, std::ptrdiff_t b) [[gnu::always_inline]] {
+    const auto pool_two = [&](std::ptrdiff_t a, std::ptrdiff_t b) __attribute__((always_inline)) {
         State best_a = start_at(a), best_b = start_at(b);
         V sum_a = V::zero(), sum_b = V::zero();
-        each_tap([&](const C* tap, std::ptrdiff_t offset) [[gnu::always_inline]] {
+        each_tap([&](const C* tap, std::ptrdiff_t offset) __attribute__((always_inline)) {
             take_number<Isa, C, with_indices>(best_a, sum_a, loadu<Isa>(tap + a), offset);
             take_number<Isa, C, with_indices>(best_b, sum_b, loadu<Isa>(tap + b), offset);
         });
@@ -62,7 +62,7 @@ template <class Isa, class C, bool with_indices>
             if (any(is_nan(sum_a) | is_nan(sum_b))) [[unlikely]] {
                 best_a = start_at(a);
                 best_b = start_at(b);
-                each_tap([&](const C* tap, std::ptrdiff_t offset) [[gnu::always_inline]] {
+                each_tap([&](const C* tap, std::ptrdiff_t offset) __attribute__((always_inline)) {
                     take_tap<Isa, C, with_indices>(best_a, loadu<Isa>(tap + a), offset);
                     take_tap<Isa, C, with_indices>(best_b, loadu<Isa>(tap + b), offset);
                 });

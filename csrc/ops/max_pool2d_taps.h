@@ -74,7 +74,7 @@ template <class Isa, class T, bool with_indices, class EachTap>
     using V = typename MaxPoolTypes<Isa, T>::V;
     MaxPoolState<Isa, T> best = start;
     V sum = V::zero();
-    each_tap([&](V tap, std::ptrdiff_t offset) [[gnu::always_inline]] {
+    each_tap([&](V tap, std::ptrdiff_t offset) __attribute__((always_inline)) {
         take_number<Isa, T, with_indices>(best, sum, tap, offset);
     });
     if constexpr (MaxPoolTypes<Isa, T>::has_nan) {

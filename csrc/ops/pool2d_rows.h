@@ -155,59 +155,57 @@ struct RowLayout {
     std::ptrdiff_t stride;  // of the windows
     std::ptrdiff_t phases, phase_length;
 };
+template <class Isa>
+[[gnu::always_inline]] inline bool two_phases(const RowLayout& layout) {
+    return layout.stride == 2 && layout.phases == 2;
+}
 
-// The image's columns of one row, in the type they are pooled in; padding is not touched.
+// Columns [first, first + count) of the image's row, `step` elements apart from `source` on: 1
+// where the windows are one or two columns apart.
 template <class Isa, class T>
-[[gnu::noinline]] void lay_out_row(const RowLayout& layout, typename PoolElement<T>::type* to,
-                                   const void* row) {
+[[gnu::always_inline]] inline void lay_out_columns(const RowLayout& layout,
+                                                   typename PoolElement<T>::type* to,
+                                                   std::ptrdiff_t first, const T* source,
+                                                   std::ptrdiff_t step, std::ptrdiff_t count) {
     using C = typename PoolElement<T>::type;
     using V = Vec<Isa, C>;
     constexpr int size = V::size;
-    const T* source = static_cast<const T*>(row);
-    if (layout.memory_step == 1 && layout.stride == 1) {
-        to += layout.left;
+    if (layout.stride == 1) {
+        to += layout.left + first;
         for_each_vec<Isa, size>(
-            layout.width, [&](std::ptrdiff_t x, auto lanes) [[gnu::always_inline]] {
+            count, [&](std::ptrdiff_t x, auto lanes) __attribute__((always_inline)) {
                 store_elements<Isa>(to + x, load_elements<Isa>(source + x, lanes), lanes);
             });
         return;
     }
     std::ptrdiff_t x = 0;
-    std::ptrdiff_t phase = layout.left % layout.stride;
-    std::ptrdiff_t at = layout.left / layout.stride;
-    const auto put_vector = [&](int count) {
+    std::ptrdiff_t phase = (layout.left + first) % layout.stride;
+    std::ptrdiff_t at = (layout.left + first) / layout.stride;
+    const auto put_vector = [&](int n) {
         T gathered[size];
         C element[size];
-        const T* p = source + x;
-        if (layout.memory_step != 1 || count < size) {
-            p = source + x * layout.memory_step;
-            for (int i = 0; i < size; ++i) {
-                gathered[i] = i < count ? *p : T{};
-                p += layout.memory_step;
-            }
-            p = gathered;
-        }
-        storeu(element, load_elements<Isa>(p, AllLanes{}));
-        for (int i = 0; i < count; ++i) {
+        for (int i = 0; i < size; ++i) gathered[i] = i < n ? source[(x + i) * step] : T{};
+        storeu(element, load_elements<Isa>(gathered, AllLanes{}));
+        for (int i = 0; i < n; ++i) {
             if (phase < layout.phases) to[phase * layout.phase_length + at] = element[i];
             if (++phase == layout.stride) {
                 phase = 0;
                 ++at;
             }
         }
-        x += count;
+        x += n;
     };
-    if (layout.memory_step == 1 && layout.stride == 2 && layout.phases == 2) {
+    if (two_phases<Isa>(layout)) {
         if (phase == 1) put_vector(1);
         C* const even = to + at - x / 2;
         C* const odd = even + layout.phase_length;
-        for (; x + 2 * size <= layout.width; x += 2 * size) {
+        for (; x + 2 * size <= count; x += 2 * size) {
             const V low = load_elements<Isa>(source + x, AllLanes{});
             const V high = load_elements<Isa>(source + x + size, AllLanes{});
             storeu(even + x / 2, even_lanes(low, high));
             storeu(odd + x / 2, odd_lanes(low, high));
         }
-        const int left = static_cast<int>(layout.width - x);
+        const int left = static_cast<int>(count - x);
         if (left == 0) return;
         const V low = load_elements<Isa>(source + x, FirstLanes{left < size ? left : size});
         const V high = left <= size
@@ -217,7 +215,28 @@ template <class Isa, class T>
         store_first(odd + x / 2, odd_lanes(low, high), left / 2);
         return;
     }
-    while (x < layout.width) put_vector(static_cast<int>(smaller<Isa>(size, layout.width - x)));
+    while (x < count) put_vector(static_cast<int>(smaller<Isa>(size, count - x)));
+}
+
+// The image's columns of one row, in the type they are pooled in; padding is not touched.
+template <class Isa, class T>
+[[gnu::noinline]] void lay_out_row(const RowLayout& layout, typename PoolElement<T>::type* to,
+                                   const void* row) {
+    constexpr std::ptrdiff_t most = 256;
+    const T* source = static_cast<const T*>(row);
+    const std::ptrdiff_t step = layout.memory_step;
+    const bool by_vectors = layout.stride == 1 || two_phases<Isa>(layout);
+    T gathered[most];
+    for (std::ptrdiff_t first = 0, count; first < layout.width; first += count) {
+        count = layout.width - first;
+        const bool gathers = step != 1 && by_vectors;
+        if (gathers) {
+            count = smaller<Isa>(count, most);
+            for (std::ptrdiff_t i = 0; i < count; ++i) gathered[i] = source[(first + i) * step];
+        }
+        lay_out_columns<Isa>(layout, to, first, gathers ? gathered : source, gathers ? 1 : step,
+                             count);
+    }
 }
 
 // `count` results in their storage type.
@@ -226,7 +245,7 @@ template <class Isa, class T>
                                  std::ptrdiff_t count) {
     using C = typename PoolElement<T>::type;
     for_each_vec<Isa, Vec<Isa, C>::size>(count, [&](std::ptrdiff_t i,
-                                                    auto lanes) [[gnu::always_inline]] {
+                                                    auto lanes) __attribute__((always_inline)) {
         store_elements<Isa>(static_cast<T*>(to) + i, load_elements<Isa>(from + i, lanes), lanes);
     });
 }
