@@ -128,8 +128,9 @@ struct AlongFloat {
 
     // A block of a row, without column `hole` (negative: all). values and rests get E of every column.
     template <bool keep>
-    [[gnu::noinline]] static FloatSum<Isa> block(const float* x, std::ptrdiff_t n, std::ptrdiff_t hole, float* values,
-                               float* rests) {
+    [[gnu::noinline]] static FloatSum<Isa> block(const float* x, std::ptrdiff_t n,
+                                                 std::ptrdiff_t hole, float* values, float* rests,
+                                                 const float* destination = nullptr) {
         AlongFloat a;
 #pragma GCC unroll 16
         for (int s = 0; s < slots; ++s) a.sum[s] = D::zero();
@@ -148,7 +149,10 @@ struct AlongFloat {
         for (;;) {
             for (; i + step <= stop; i += step) {
                 // Rows from memory: 2 KB ahead, on which the hardware does not insist across pages.
-                for (int line = 0; line < step; line += 16) __builtin_prefetch(x + i + 512 + line);
+                for (int line = 0; line < step; line += 16) {
+                    __builtin_prefetch(x + i + 512 + line);
+                    if (keep) __builtin_prefetch(destination + i + line, 1);
+                }
                 a.template add<at_once / vectors>(x + i, keep ? values + i : passing,
                                                   keep ? rests + i : nullptr, keep);
             }
