@@ -39,9 +39,9 @@ namespace stableops {
 // Elements in a block: three float64 operands of it take 24 of the 32 KB of the smallest L1 caches.
 constexpr std::ptrdiff_t elementwise_block = 1024;
 
-// Elements in a task: some 20 microseconds of the cheapest operations, below which waking another
-// thread does not pay.
-constexpr std::ptrdiff_t elementwise_task = 65536;
+// Elements in a task: some 10 microseconds of the operation, below which waking another thread does
+// not pay. Moving numbers is cheap, exponentials are dear.
+enum class Cost : std::ptrdiff_t { cheap = 65536, dear = 16384 };
 
 // Bytes of a result from which on it is written past the caches: it would displace what they hold,
 // and a store that misses reads the line first. Measured (Sapphire Rapids, two threads, 1e7
@@ -163,8 +163,9 @@ void apply_line(const ElementwisePlan<inputs + 1>& plan, std::ptrdiff_t begin, s
 
 // f(begin, end, offset) for parts [begin, end) of lines, offset[k] being where operand k has the
 // line's element 0.
-template <class Isa, int operands, class F>
+template <class Isa, Cost cost, int operands, class F>
 void for_each_line(const ElementwisePlan<operands>& plan, const F& f) {
+    constexpr std::ptrdiff_t elementwise_task = static_cast<std::ptrdiff_t>(cost);
     const std::ptrdiff_t length = plan.line_length();
     std::ptrdiff_t lines = 1;
     for (int d = 0; d + 1 < plan.ndim; ++d) lines *= plan.size[d];
@@ -193,7 +194,7 @@ void for_each_line(const ElementwisePlan<operands>& plan, const F& f) {
     });
 }
 
-template <class Isa, int inputs, Storage T, class Function>
+template <class Isa, int inputs, Cost cost = Cost::cheap, Storage T, class Function>
 void for_each_element(const ElementwisePlan<inputs + 1>& plan, T* out, const T* const (&in)[inputs],
                       const Function& function) {
     std::ptrdiff_t bytes = sizeof(T);
@@ -202,8 +203,8 @@ void for_each_element(const ElementwisePlan<inputs + 1>& plan, T* out, const T* 
     bool streams = bytes >= elementwise_stream_bytes;
     for (int k = 0; k < inputs; ++k) streams = streams && out != in[k];
 
-    for_each_line<Isa>(plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end,
-                                 const std::ptrdiff_t(&offset)[inputs + 1]) {
+    for_each_line<Isa, cost>(plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end,
+                                       const std::ptrdiff_t(&offset)[inputs + 1]) {
         const T* from[inputs];
         for (int k = 0; k < inputs; ++k) from[k] = in[k] + offset[k + 1];
         apply_line<Isa>(plan, begin, end, out + offset[0], from, streams, function);
@@ -270,7 +271,7 @@ void relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, c
 template <class Isa, Storage T>
 void sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
+    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
         return rounded<Isa, T, Sigmoid<Isa>>(v);
     });
 }
@@ -278,7 +279,7 @@ void sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void softplus(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
+    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
         return rounded<Isa, T, Softplus<Isa>>(v);
     });
 }
@@ -286,7 +287,7 @@ void softplus(const ElementwisePlan<2>& plan, T* y, const T* x) {
 template <class Isa, Storage T>
 void log_sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
+    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
         return -rounded<Isa, T, Softplus<Isa>>(-v);
     });
 }
@@ -308,7 +309,7 @@ void sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y
 template <class Isa, Storage T>
 void softplus_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(
+    for_each_element<Isa, 2, Cost::dear>(
         plan, grad_x, {grad_y, x},
         [](V g, V v) __attribute__((always_inline)) { return times_sigmoid<Isa, T>(g, v); });
 }
@@ -317,7 +318,7 @@ void softplus_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_
 template <class Isa, Storage T>
 void log_sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(
+    for_each_element<Isa, 2, Cost::dear>(
         plan, grad_x, {grad_y, x},
         [](V g, V v) __attribute__((always_inline)) { return times_sigmoid<Isa, T>(g, -v); });
 }
@@ -366,7 +367,7 @@ void dropout(const ElementwisePlan<3>& plan, T* y, const T* x, const std::uint8_
     using C = Compute<T>;
     using V = Vec<Isa, C>;
     const V factor = V::splat(static_cast<C>(scale));
-    for_each_line<Isa>(
+    for_each_line<Isa, Cost::cheap>(
         plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end, const std::ptrdiff_t(&offset)[3]) {
             struct Scratch {
                 C keep[elementwise_block];

@@ -35,6 +35,19 @@ template <int by, class Isa>
     return {rotate<by>(a.sum), rotate<by>(a.largest), rotate<by>(a.smallest)};
 }
 
+// Stores v at p and adds its halves to two sums. They are converted from memory: that is one
+// operation, where a register's halves have to be moved to their places first. The barrier keeps
+// the compiler from taking them from the register all the same.
+template <class Isa>
+[[gnu::always_inline]] inline void store_and_sum(float* p, Vec<Isa, float> v,
+                                                 Vec<Isa, double>& low, Vec<Isa, double>& high) {
+    constexpr int size = Vec<Isa, float>::size;
+    storeu(p, v);
+    __asm__("" : "+m"(*reinterpret_cast<float(*)[size]>(p)));
+    low += load_widened<Isa>(p);
+    high += load_widened<Isa>(p + size / 2);
+}
+
 constexpr double float_range = 80;
 constexpr std::int32_t lane_index[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
@@ -53,58 +66,71 @@ struct AlongFloat {
     static constexpr int size = V::size;
     static constexpr int vectors = sum_lanes / size;
     static constexpr int slots = sum_lanes / D::size;
+    // Vectors in step (exp_float.h), as many as registers allow.
+    static constexpr int at_once = vectors > 2 ? vectors : vectors == 2 ? 2 : 4;
 
     ExpFloatTables<Isa> tables;
     D sum[slots];
     V left[vectors], largest[vectors], smallest[vectors];
 
-    // 16 columns, stored where `values` is. The first `count` of them are there, and column `hole`, if
-    // it is among them, does not count in the sum; `any` is some x of the row, for the range.
-    template <bool partly>
-    [[gnu::always_inline]] inline void add(const float* x, float* values, float* rests, bool keep,
-                                           std::ptrdiff_t count, std::ptrdiff_t hole, float any) {
+    // `groups` times 16 columns, stored where `values` and, if they are kept, `rests` are.
+    template <int groups>
+    [[gnu::always_inline]] inline void add(const float* x, float* values, float* rests, bool keep) {
+        constexpr int n = groups * vectors;
+        V xs[n];
+        ExpFloat<Isa> e[n];
+#pragma GCC unroll 4
+        for (int v = 0; v < n; ++v) {
+            xs[v] = loadu<Isa>(x + v * size);
+            largest[v % vectors] = max(xs[v], largest[v % vectors]);
+            smallest[v % vectors] = min(xs[v], smallest[v % vectors]);
+        }
+        exp_float(tables, xs, e);
+#pragma GCC unroll 4
+        for (int v = 0; v < n; ++v) {
+            left[v % vectors] += e[v].rest;
+            if (keep) storeu(rests + v * size, e[v].rest);
+            store_and_sum(values + v * size, e[v].value, sum[2 * (v % vectors)],
+                          sum[2 * (v % vectors) + 1]);
+        }
+    }
+
+    // 16 columns of which the first `count` are there, and column `hole`, if it is among them, does
+    // not count in the sum; `any` is some x of the row, for the range.
+    [[gnu::always_inline]] inline void add_partly(const float* x, float* values, float* rests,
+                                                  bool keep, std::ptrdiff_t count,
+                                                  std::ptrdiff_t hole, float any) {
+        using I = Mask<Isa, float>;
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) {
-            V xv;
-            Mask<Isa, float> counts;
-            if constexpr (partly) {
-                using I = Mask<Isa, float>;
-                std::ptrdiff_t here = count - v * size;
-                here = here < 0 ? 0 : here > size ? size : here;
-                I lane = loadu<Isa>(lane_index);
-                I there = lane < I::splat(static_cast<std::int32_t>(here));
-                xv = select(there, load<Isa>(x + v * size, FirstLanes{static_cast<int>(here)}),
-                            V::splat(any));
-                std::ptrdiff_t at = hole - v * size;
-                at = at < 0 || at >= size ? -1 : at;
-                counts = there & (lane != I::splat(static_cast<std::int32_t>(at)));
-            } else {
-                xv = loadu<Isa>(x + v * size);
-            }
+            std::ptrdiff_t here = count - v * size;
+            here = here < 0 ? 0 : here > size ? size : here;
+            I lane = loadu<Isa>(lane_index);
+            I there = lane < I::splat(static_cast<std::int32_t>(here));
+            V xv = select(there, load<Isa>(x + v * size, FirstLanes{static_cast<int>(here)}),
+                          V::splat(any));
+            std::ptrdiff_t at = hole - v * size;
+            at = at < 0 || at >= size ? -1 : at;
+            I counts = there & (lane != I::splat(static_cast<std::int32_t>(at)));
             largest[v] = max(xv, largest[v]);
             smallest[v] = min(xv, smallest[v]);
             ExpFloat<Isa> e = exp_float(tables, xv);
-            if (keep) storeu(rests + v * size, e.rest);
-            if constexpr (partly) {
-                if (keep) storeu(values + v * size, e.value);
-                V used = select(counts, e.value, V::zero());
-                left[v] += select(counts, e.rest, V::zero());
-                sum[2 * v] += widen_low(used);
-                sum[2 * v + 1] += widen_high(used);
-            } else {
-                // Widening what was stored takes half the operations of widening a register.
+            if (keep) {
+                storeu(rests + v * size, e.rest);
                 storeu(values + v * size, e.value);
-                left[v] += e.rest;
-                sum[2 * v] += load_widened<Isa>(values + v * size);
-                sum[2 * v + 1] += load_widened<Isa>(values + v * size + size / 2);
             }
+            V used = select(counts, e.value, V::zero());
+            left[v] += select(counts, e.rest, V::zero());
+            sum[2 * v] += widen_low(used);
+            sum[2 * v + 1] += widen_high(used);
         }
     }
 
     // A block of a row, without column `hole` (negative: all). values and rests get E of every column.
     template <bool keep>
-    [[gnu::noinline]] static FloatSum<Isa> block(const float* x, std::ptrdiff_t n, std::ptrdiff_t hole, float* values,
-                               float* rests) {
+    [[gnu::noinline]] static FloatSum<Isa> block(const float* x, std::ptrdiff_t n,
+                                                 std::ptrdiff_t hole, float* values, float* rests,
+                                                 const float* destination = nullptr) {
         AlongFloat a;
 #pragma GCC unroll 16
         for (int s = 0; s < slots; ++s) a.sum[s] = D::zero();
@@ -114,22 +140,29 @@ struct AlongFloat {
             a.largest[v] = V::splat(x[0]);
             a.smallest[v] = V::splat(x[0]);
         }
-        float passing[sum_lanes];
+        float passing[at_once * size];
         std::ptrdiff_t whole = n / sum_lanes * sum_lanes;
         bool within = hole >= 0 && hole < n;
         std::ptrdiff_t stop = within ? hole / sum_lanes * sum_lanes : whole;
+        constexpr std::ptrdiff_t step = at_once * size;
         std::ptrdiff_t i = 0;
         for (;;) {
-            for (; i < stop; i += sum_lanes) {
+            for (; i + step <= stop; i += step) {
                 // Rows from memory: 2 KB ahead, on which the hardware does not insist across pages.
-                __builtin_prefetch(x + i + 512);
-                a.template add<false>(x + i, keep ? values + i : passing, keep ? rests + i : nullptr,
-                                      keep, 0, 0, 0);
+                for (int line = 0; line < step; line += 16) {
+                    __builtin_prefetch(x + i + 512 + line);
+                    if (keep) __builtin_prefetch(destination + i + line, 1);
+                }
+                a.template add<at_once / vectors>(x + i, keep ? values + i : passing,
+                                                  keep ? rests + i : nullptr, keep);
             }
+            for (; i < stop; i += sum_lanes)
+                a.template add<1>(x + i, keep ? values + i : passing, keep ? rests + i : nullptr,
+                                  keep);
             if (i >= n) break;
             // The group of the hole, and the one that is not full.
-            a.template add<true>(x + i, keep ? values + i : nullptr, keep ? rests + i : nullptr, keep,
-                                 n - i, hole - i, x[0]);
+            a.add_partly(x + i, keep ? values + i : nullptr, keep ? rests + i : nullptr, keep, n - i,
+                         hole - i, x[0]);
             i += sum_lanes;
             stop = whole;
         }
@@ -148,37 +181,58 @@ struct AlongFloat {
     [[gnu::always_inline]] static inline V product(ExpFloat<Isa> e, V high, V low) {
         return fma(e.value, high, fma(e.value, low, e.rest) * high);
     }
-    [[gnu::noinline]] static void emit(float* out, std::ptrdiff_t n, const float* values, const float* rests,
-                     double factor, bool streams) {
+    [[gnu::noinline]] static void emit(float* out, std::ptrdiff_t n, const float* values,
+                                       const float* rests, double factor, bool streams) {
         write(out, n, factor, streams,
-              [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
-                  return ExpFloat<Isa>{load<Isa>(values + i, lanes), load<Isa>(rests + i, lanes)};
-              });
+              [&]<int k>(std::ptrdiff_t i, auto lanes, ExpFloat<Isa>(&e)[k])
+                  __attribute__((always_inline)) {
+#pragma GCC unroll 4
+                      for (int v = 0; v < k; ++v)
+                          e[v] = {load<Isa>(values + i + v * size, lanes),
+                                  load<Isa>(rests + i + v * size, lanes)};
+                  });
     }
     [[gnu::noinline]] static void emit(float* out, std::ptrdiff_t n, const float* x, double factor,
                                        bool streams) {
         ExpFloatTables<Isa> tables;
         write(out, n, factor, streams,
-              [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
-                  return exp_float(tables, load<Isa>(x + i, lanes));
-              });
+              [&]<int k>(std::ptrdiff_t i, auto lanes, ExpFloat<Isa>(&e)[k])
+                  __attribute__((always_inline)) {
+                      V xs[k];
+#pragma GCC unroll 4
+                      for (int v = 0; v < k; ++v) xs[v] = load<Isa>(x + i + v * size, lanes);
+                      exp_float(tables, xs, e);
+                  });
     }
 
   private:
-    // streams: past the caches, where out is aligned; the caller fences.
-    template <class Term>
+    // streams: past the caches, where out is aligned; the caller fences. terms(i, lanes, e) gives the
+    // next E.
+    template <class Terms>
     [[gnu::always_inline]] static inline void write(float* out, std::ptrdiff_t n, double factor,
-                                                    bool streams, const Term& term) {
+                                                    bool streams, const Terms& terms) {
         float h = static_cast<float>(factor);
         V high = V::splat(h), low = V::splat(static_cast<float>((factor - h) / h));
-        std::ptrdiff_t begin = 0;
-        if (streams && reinterpret_cast<std::uintptr_t>(out) % Isa::bytes == 0) {
-            for (; begin + size <= n; begin += size)
-                stream(out + begin, product(term(begin, AllLanes{}), high, low));
+        streams = streams && reinterpret_cast<std::uintptr_t>(out) % Isa::bytes == 0;
+        std::ptrdiff_t i = 0;
+        for (; i + at_once * size <= n; i += at_once * size) {
+            ExpFloat<Isa> e[at_once];
+            terms(i, AllLanes{}, e);
+#pragma GCC unroll 4
+            for (int v = 0; v < at_once; ++v) {
+                V y = product(e[v], high, low);
+                if (streams) {
+                    stream(out + i + v * size, y);
+                } else {
+                    storeu(out + i + v * size, y);
+                }
+            }
         }
         for_each_vec<Isa, size>(
-            n - begin, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
-                store<Isa>(out + begin + i, product(term(begin + i, lanes), high, low), lanes);
+            n - i, [&](std::ptrdiff_t j, auto lanes) __attribute__((always_inline)) {
+                ExpFloat<Isa> e[1];
+                terms(i + j, lanes, e);
+                store<Isa>(out + i + j, product(e[0], high, low), lanes);
             });
     }
 };
@@ -204,26 +258,34 @@ struct AcrossFloat {
             left[j] = V::zero();
         }
         V largest = loadu<Isa>(x), smallest = largest;
-        float passing[size];
+        float passing[2 * size];
         Mask<Isa, float> hole = Mask<Isa, float>::zero();
         if constexpr (holed) hole = loadu<Isa>(holes);
-        for (std::ptrdiff_t i = 0; i < n; ++i) {
-            V xv = loadu<Isa>(x + i * size);
-            largest = max(xv, largest);
-            smallest = min(xv, smallest);
-            ExpFloat<Isa> e = exp_float(tables, xv);
-            if constexpr (holed) {
-                Mask<Isa, float> out =
-                    hole == Mask<Isa, float>::splat(static_cast<std::int32_t>(i));
-                e.value = select(out, V::zero(), e.value);
-                e.rest = select(out, V::zero(), e.rest);
+        // Columns [i, i + k).
+        auto add = [&]<int k>(std::ptrdiff_t i, V(&xs)[k]) __attribute__((always_inline)) {
+            for (int v = 0; v < k; ++v) {
+                xs[v] = loadu<Isa>(x + (i + v) * size);
+                largest = max(xs[v], largest);
+                smallest = min(xs[v], smallest);
             }
-            int j = static_cast<int>(i % sum_lanes);
-            storeu(passing, e.value);
-            left[j] += e.rest;
-            low[j] += load_widened<Isa>(passing);
-            high[j] += load_widened<Isa>(passing + size / 2);
-        }
+            ExpFloat<Isa> e[k];
+            exp_float(tables, xs, e);
+            for (int v = 0; v < k; ++v) {
+                if constexpr (holed) {
+                    Mask<Isa, float> out =
+                        hole == Mask<Isa, float>::splat(static_cast<std::int32_t>(i + v));
+                    e[v].value = select(out, V::zero(), e[v].value);
+                    e[v].rest = select(out, V::zero(), e[v].rest);
+                }
+                int j = static_cast<int>((i + v) % sum_lanes);
+                left[j] += e[v].rest;
+                store_and_sum(passing + v * size, e[v].value, low[j], high[j]);
+            }
+        };
+        V pair[2], single[1];
+        std::ptrdiff_t i = 0;
+        for (; i + 2 <= n; i += 2) add(i, pair);
+        if (i < n) add(i, single);
         for (int j = 0; j < used; ++j) {
             low[j] += widen_low(left[j]);
             high[j] += widen_high(left[j]);
@@ -251,10 +313,18 @@ struct AcrossFloat {
     [[gnu::noinline]] static void emit(float* out, std::ptrdiff_t n, const float* x,
                                        const Factor& factor) {
         ExpFloatTables<Isa> tables;
-        for (std::ptrdiff_t i = 0; i < n; ++i)
-            storeu(out + i * size,
-                   AlongFloat<Isa>::product(exp_float(tables, loadu<Isa>(x + i * size)), factor.high,
-                                            factor.low));
+        auto write = [&]<int k>(std::ptrdiff_t i, V(&xs)[k]) __attribute__((always_inline)) {
+            for (int v = 0; v < k; ++v) xs[v] = loadu<Isa>(x + (i + v) * size);
+            ExpFloat<Isa> e[k];
+            exp_float(tables, xs, e);
+            for (int v = 0; v < k; ++v)
+                storeu(out + (i + v) * size,
+                       AlongFloat<Isa>::product(e[v], factor.high, factor.low));
+        };
+        V pair[2], single[1];
+        std::ptrdiff_t i = 0;
+        for (; i + 2 <= n; i += 2) write(i, pair);
+        if (i < n) write(i, single);
     }
 };
 

@@ -567,7 +567,9 @@ struct RowDriver {
         std::ptrdiff_t hole = -1;
         if constexpr (Op::has_holes) hole = op.hole(state, 0) - column;
         if (Op::emits && out != nullptr && shape.cols <= kept_columns<C>)
-            return AlongFloat<Isa>::template block<true>(data[0], n, hole, lines.values, lines.rests);
+            return AlongFloat<Isa>::template block<true>(
+                data[0], n, hole, lines.values, lines.rests,
+                reinterpret_cast<const float*>(out->data + row_offset<Isa>(shape, *out, row)));
         return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr);
     }
     [[gnu::noinline]] void float_emit_block(Lines& lines, std::ptrdiff_t row,

@@ -40,23 +40,46 @@ struct ExpFloatTables {
     [[gnu::always_inline]] inline ExpFloatTables() : bits(exp_float_bits), low(exp_float_low) {}
 };
 
-// exp(x) for -80 <= x <= 80 (elsewhere: any value, and no trap).
+// exp of each x[v], -80 <= x <= 80 (elsewhere: any value, and no trap). One is a chain of fifteen
+// operations: one after another, they fill the processor's queue with what cannot begin yet; in
+// step they do not.
+template <class Isa, int n>
+[[gnu::always_inline]] inline void exp_float(const ExpFloatTables<Isa>& tables,
+                                             const Vec<Isa, float> (&x)[n], ExpFloat<Isa> (&e)[n]) {
+    using V = Vec<Isa, float>;
+    const V magic = V::splat(0x1.8p23f);
+    V t[n], r[n], q[n], power[n];
+#pragma GCC unroll 4
+    for (int v = 0; v < n; ++v) {
+        t[v] = fma(x[v], V::splat(eighths_per_ln2), magic);
+        V k = t[v] - magic;
+        r[v] = fma(k, V::splat(-ln2_eighth_low), fma(k, V::splat(-ln2_eighth_high), x[v]));
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < n; ++v) {
+        q[v] = fma(r[v], V::splat(exp_float_tail[2]), V::splat(exp_float_tail[1]));
+        q[v] = fma(r[v] * r[v], fma(r[v], q[v], V::splat(exp_float_tail[0])), r[v]);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < n; ++v) {
+        Mask<Isa, float> index = bits(t[v]);
+        power[v] = from_bits<float>(tables.bits[index] + (index << 20));
+        q[v] = q[v] + tables.low[index];
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < n; ++v) {
+        e[v].value = fma(power[v], q[v], power[v]);
+        // power - value is exact (Sterbenz), so this is what the rounding of value left.
+        e[v].rest = fma(power[v], q[v], power[v] - e[v].value);
+    }
+}
 template <class Isa>
 [[gnu::always_inline]] inline ExpFloat<Isa> exp_float(const ExpFloatTables<Isa>& tables,
                                                       Vec<Isa, float> x) {
-    using V = Vec<Isa, float>;
-    V magic = V::splat(0x1.8p23f);
-    V t = fma(x, V::splat(eighths_per_ln2), magic);
-    V k = t - magic;
-    V r = fma(k, V::splat(-ln2_eighth_low), fma(k, V::splat(-ln2_eighth_high), x));
-    V q = fma(r, V::splat(exp_float_tail[2]), V::splat(exp_float_tail[1]));
-    q = fma(r * r, fma(r, q, V::splat(exp_float_tail[0])), r);
-    Mask<Isa, float> index = bits(t);
-    V power = from_bits<float>(tables.bits[index] + (index << 20));
-    V part = q + tables.low[index];
-    V value = fma(power, part, power);
-    // power - value is exact (Sterbenz), so this is what the rounding of value left.
-    return {value, fma(power, part, power - value)};
+    Vec<Isa, float> xs[] = {x};
+    ExpFloat<Isa> e[1];
+    exp_float(tables, xs, e);
+    return e[0];
 }
 
 }  // namespace stableops
