@@ -183,7 +183,14 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     // they cannot be fetched ahead: then longer runs of each are better.
     const bool aliased = !p.panels && !is_panel<Isa>(weight) &&
                          weight.lane_stride * static_cast<std::ptrdiff_t>(sizeof(T)) % 2048 == 0;
-    if ((tiled || (direct && p.x_stride.c == 1)) && !aliased) chunk = smaller(chunk, block_terms);
+    // Weights that no cache holds should be read as they lie.
+    const bool sequential = direct && !p.panels && weight.stride[2] == 1 &&
+                            weight.lane_stride == terms && terms <= 8 * block_terms &&
+                            p.out_channels * terms * size >= far_bytes;
+    if (sequential)
+        chunk = terms;
+    else if ((tiled || (direct && p.x_stride.c == 1)) && !aliased)
+        chunk = smaller(chunk, block_terms);
     // Weights that are copied anyway are copied for all channels at once.
     const bool stripes = !p.panels && !in_place && is_panel<Isa>(weight) && terms > block_terms &&
                          block_terms * (b.channels + 2 * vector) * size <= window_bytes;
@@ -212,7 +219,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
         group = smaller(panels, larger(room / (tiles * tile_size), 1));
     }
     // The weights of the next chunk are fetched meanwhile, so they must not be many.
-    if (tiled || direct) group = smaller(group, 12);
+    if ((tiled || direct) && !stripes) group = smaller(group, 12);
     // A term's pixels of a tile, side by side.
     constexpr std::ptrdiff_t tile_pitch =
         tile_rows <= vector ? tile_rows : ceil_div(tile_rows, vector) * vector;
@@ -317,6 +324,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                                            lanes * size, last - first);
                     }
                 }
+                if (sequential) later = weights_ahead(weight, k + lanes, lanes, 0, terms);
                 if (stripes) panel = packed + (i - group_begin) * chunk * lanes;
                 if (pack) pack_panel<Isa>(packed, weight, k, used, first, last, used_vectors);
                 if (p.bias && q == chunks - 1)

@@ -11,8 +11,11 @@ constexpr std::ptrdiff_t window_bytes = 512 << 10;
 constexpr std::ptrdiff_t panel_bytes = 128 << 10;
 constexpr std::ptrdiff_t sums_bytes = 512 << 10;
 
-// Pixels of a block that are packed into tiles.
-constexpr std::ptrdiff_t tiled_pixels = 560;
+// Pixels of a matrix that a task takes: they hide the packing of weights, and leave room in L2 for
+// the sums of twelve panels.
+constexpr std::ptrdiff_t matrix_pixels = 560;
+// Weights of this size are not in any cache.
+constexpr std::ptrdiff_t far_bytes = std::ptrdiff_t{64} << 20;
 
 // Multiply-adds of a task that are worth handing to another thread (some 50 us).
 constexpr std::ptrdiff_t task_work = std::ptrdiff_t{1} << 22;
@@ -97,14 +100,19 @@ bool reads_in_place(const Correlation<T>& p) {
            channel < (std::ptrdiff_t{1} << 30) / larger(p.in_channels, 1);
 }
 
-// If not, or if they are many, its pixels are packed into tiles (conv_channel_lanes.h), so far as
-// enough channels read them: the pixels of a term are then side by side, not in as many lines.
+// More pixels than a tile, and channels enough to pay for packing them.
+template <class Isa, class T>
+bool is_matrix(const Correlation<T>& p) {
+    constexpr std::ptrdiff_t lanes = 2 * Vec<Isa, Compute<T>>::size;
+    return is_pointwise<Isa>(p) && p.terms() > 0 && p.out_channels >= 6 * lanes &&
+           p.images * p.h.out * p.w.out > TileLimits<Isa>::rows(2);
+}
+
+// Then they are packed into tiles (conv_channel_lanes.h), so that the pixels of a term are side by
+// side and not in as many lines, unless they are few and can be read where they lie.
 template <class Isa, class T>
 bool packs_tiles(const Correlation<T>& p) {
-    constexpr std::ptrdiff_t lanes = 2 * Vec<Isa, Compute<T>>::size;
-    const std::ptrdiff_t pixels = p.images * p.h.out * p.w.out;
-    return is_pointwise<Isa>(p) && p.out_channels >= 6 * lanes && p.terms() > 0 &&
-           pixels > TileLimits<Isa>::rows(2) && (pixels > 128 || !reads_in_place<Isa>(p));
+    return is_matrix<Isa>(p) && (p.images * p.h.out * p.w.out > 128 || !reads_in_place<Isa>(p));
 }
 
 // `others`: how many correlations of this shape there are.
@@ -122,9 +130,8 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
     if (plan.pixel_lanes && p.terms() > 2 * block_terms)
         block_pixels =
             larger(smaller(block_pixels, sums_bytes / size / p.out_channels), 6 * vector);
-    // Tiles are packed once for all channels whose sums fit beside them.
-    const bool tiled = !plan.pixel_lanes && others == 1 && packs_tiles<Isa>(p);
-    if (tiled) block_pixels = tiled_pixels;
+    const bool matrix = !plan.pixel_lanes && others == 1 && is_matrix<Isa>(p);
+    if (matrix) block_pixels = matrix_pixels;
     // A window of one row and of the channels that one block of terms needs must fit.
     const std::ptrdiff_t least_channels = smaller(p.in_channels, block_terms / taps + 2);
     const std::ptrdiff_t places =
@@ -148,10 +155,11 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
     const std::ptrdiff_t pixel_tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks;
     plan.channels = smaller(larger(least, 2) * 4 * vector, p.out_channels);
     if (pixel_tasks >= 32) plan.channels = p.out_channels;
-    // Then the tiles are what costs: no more tasks than keep the threads busy.
+    // A matrix is packed or fetched ahead best in one piece: no more tasks than keep threads busy.
     const std::ptrdiff_t threads = num_threads();
-    if (tiled) {
-        const std::ptrdiff_t shares = threads == 1 ? 1 : ceil_div(4 * threads, pixel_tasks);
+    if (matrix) {
+        std::ptrdiff_t shares = ceil_div(threads, pixel_tasks);
+        if (p.out_channels >= shares * 48 * vector) shares *= 2;
         const std::ptrdiff_t share = ceil_div(ceil_div(p.out_channels, shares), 4 * vector);
         plan.channels = smaller(larger(plan.channels, share * 4 * vector), p.out_channels);
     }

@@ -164,6 +164,10 @@ template <class T>
 [[gnu::always_inline]] inline Ahead ahead_rows(const T* at, std::ptrdiff_t pitch,
                                                std::ptrdiff_t rows, std::ptrdiff_t bytes,
                                                std::ptrdiff_t terms) {
+    if (pitch == bytes) {
+        const std::ptrdiff_t runs = ceil_div(rows * bytes, line_bytes * larger(terms, 1));
+        return {reinterpret_cast<const char*>(at), line_bytes, terms * line_bytes, runs, 0, runs};
+    }
     const std::ptrdiff_t columns = ceil_div(bytes, line_bytes);
     return {reinterpret_cast<const char*>(at),         pitch, line_bytes, columns, terms * pitch,
             columns * ceil_div(rows, larger(terms, 1))};
