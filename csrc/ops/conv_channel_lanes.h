@@ -183,14 +183,11 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     // they cannot be fetched ahead: then longer runs of each are better.
     const bool aliased = !p.panels && !is_panel<Isa>(weight) &&
                          weight.lane_stride * static_cast<std::ptrdiff_t>(sizeof(T)) % 2048 == 0;
-    // Weights that no cache holds should be read as they lie.
+    // Weights in one piece are best read as they lie, panel after panel, while x stays in L2.
     const bool sequential = direct && !p.panels && weight.stride[2] == 1 &&
-                            weight.lane_stride == terms && terms <= 8 * block_terms &&
-                            p.out_channels * terms * size >= far_bytes;
-    if (sequential)
-        chunk = terms;
-    else if ((tiled || (direct && p.x_stride.c == 1)) && !aliased)
-        chunk = smaller(chunk, block_terms);
+                            weight.lane_stride == terms &&
+                            b.images * b.rows * b.columns * terms * size <= window_bytes;
+    if ((tiled || (direct && p.x_stride.c == 1)) && !aliased) chunk = smaller(chunk, block_terms);
     // Weights that are copied anyway are copied for all channels at once.
     const bool stripes = !p.panels && !in_place && is_panel<Isa>(weight) && terms > block_terms &&
                          block_terms * (b.channels + 2 * vector) * size <= window_bytes;
@@ -219,7 +216,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
         group = smaller(panels, larger(room / (tiles * tile_size), 1));
     }
     // The weights of the next chunk are fetched meanwhile, so they must not be many.
-    if ((tiled || direct) && !stripes) group = smaller(group, 12);
+    if ((tiled || direct) && !stripes) group = smaller(group, sequential ? 1 : 12);
     // A term's pixels of a tile, side by side.
     constexpr std::ptrdiff_t tile_pitch =
         tile_rows <= vector ? tile_rows : ceil_div(tile_rows, vector) * vector;
@@ -243,6 +240,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     bool repair = false;
     for (std::ptrdiff_t group_begin = 0; group_begin < panels; group_begin += group) {
         const std::ptrdiff_t group_end = smaller(group_begin + group, panels);
+        Ahead later{};
         for (std::ptrdiff_t q = 0; q < chunks; ++q) {
             const std::ptrdiff_t first = q * chunk;
             const std::ptrdiff_t last = smaller(first + chunk, terms);
@@ -294,8 +292,10 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                 pack_stripes<Isa>(packed, chunk * lanes, lanes, weight, b.k + group_begin * lanes,
                                   smaller(group_end * lanes, b.channels) - group_begin * lanes,
                                   first, last);
-            Ahead later{};
-            if (!aliased)
+            if (sequential && q == 0)
+                later = ahead_rows(weight.data + (b.k + group_end * lanes) * terms, terms * size,
+                                   lanes, terms * size, chunk);
+            if (!sequential && !aliased)
                 later =
                     weights_ahead(weight, b.k + (q + 1 < chunks ? group_begin : group_end) * lanes,
                                   group * lanes, q + 1 < chunks ? last : 0, last - first);
@@ -324,7 +324,6 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                                            lanes * size, last - first);
                     }
                 }
-                if (sequential) later = weights_ahead(weight, k + lanes, lanes, 0, terms);
                 if (stripes) panel = packed + (i - group_begin) * chunk * lanes;
                 if (pack) pack_panel<Isa>(packed, weight, k, used, first, last, used_vectors);
                 if (p.bias && q == chunks - 1)

@@ -14,8 +14,6 @@ constexpr std::ptrdiff_t sums_bytes = 512 << 10;
 // Pixels of a matrix that a task takes: they hide the packing of weights, and leave room in L2 for
 // the sums of twelve panels.
 constexpr std::ptrdiff_t matrix_pixels = 560;
-// Weights of this size are not in any cache.
-constexpr std::ptrdiff_t far_bytes = std::ptrdiff_t{64} << 20;
 
 // Multiply-adds of a task that are worth handing to another thread (some 50 us).
 constexpr std::ptrdiff_t task_work = std::ptrdiff_t{1} << 22;
