@@ -218,10 +218,9 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     // The weights of the next chunk are fetched meanwhile, so they must not be many.
     if ((tiled || direct) && !stripes) group = smaller(group, sequential ? 1 : 12);
     // A term's pixels of a tile, side by side.
-    constexpr std::ptrdiff_t tile_pitch =
-        tile_rows <= vector ? tile_rows : ceil_div(tile_rows, vector) * vector;
+    constexpr std::ptrdiff_t pitch = tile_pitch<Isa, C>;
     const std::ptrdiff_t window_size = direct               ? 0
-                                       : tiled              ? tiles * chunk * tile_pitch + vector
+                                       : tiled              ? tiles * chunk * pitch + vector
                                        : channels_innermost ? b.images * layout.pitch.n
                                                             : chunk_channels * layout.pitch.c;
     // One vector more than a tile: the transposing store reads whole squares.
@@ -254,7 +253,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                 if (tiled) {
                     const T* from_x = x + (b.h * p.h.stride + p.h.first) * p.x_stride.h +
                                       (b.w * p.w.stride + p.w.first) * p.x_stride.w;
-                    constexpr std::ptrdiff_t whole = ceil_div(tile_pitch, vector);
+                    constexpr std::ptrdiff_t whole = ceil_div(pitch, vector);
                     C* tile = window;
                     std::ptrdiff_t left = pixels.length;
                     for_each_tile<Isa>(
@@ -263,8 +262,8 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                             pack_run<Isa>(tile, from_x + from, step, p.x_stride.c,
                                           smaller(left, whole * vector), last - first,
                                           static_cast<int>(whole), static_cast<const T*>(nullptr),
-                                          tile_pitch);
-                            tile += chunk * tile_pitch;
+                                          pitch);
+                            tile += chunk * pitch;
                             left = left > count ? left - count : pixels.length;
                         });
                 } else if (!direct)
@@ -275,7 +274,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                 std::ptrdiff_t s = first % p.w.taps;
                 for (std::ptrdiff_t t = 0; t < last - first; ++t) {
                     offset[t] = static_cast<std::int32_t>(
-                        tiled    ? c * tile_pitch
+                        tiled    ? c * pitch
                         : direct ? c * p.x_stride.c
                                  : c * layout.pitch.c + rows.of(b.h, r) * layout.pitch.h +
                                        columns.of(b.w, s) * layout.pitch.w);
@@ -343,7 +342,9 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                     [&](std::ptrdiff_t from, std::ptrdiff_t to, std::ptrdiff_t count) {
                         Ahead& next = results.left() ? results : later;
                         const bool fetch = next.left();
-                        tile_function<Isa, C>(static_cast<int>(count), used_vectors)(
+                        const int height = static_cast<int>(count);
+                        (tiled ? packed_tile_function<Isa, C>(height, used_vectors)
+                               : tile_function<Isa, C>(height, used_vectors))(
                             slot, tiled ? tile : source + from, offset, tiled ? 1 : step, panel,
                             panel_step, fetch ? next.take() : reinterpret_cast<const char*>(panel),
                             fetch ? next.step : 0, last - first, q > 0);
@@ -354,7 +355,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                                             used_vectors * vector, p.bias ? bias : nullptr,
                                             p.accumulate);
                         if (chunks > 1) slot += tile_size;
-                        tile += chunk * tile_pitch;
+                        tile += chunk * pitch;
                     });
             }
         }

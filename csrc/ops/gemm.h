@@ -67,8 +67,9 @@ struct RowSteps {
 // sums[i][j] = sum over t of a[a_offset[t] + i * a_step] * b[t][j], for i < rows and
 // j < vectors * lanes; sums are dense, terms of b lie b_step apart. `resume` continues sums of
 // earlier terms, whose number was a multiple of block_terms. With each term the line at `ahead` +
-// t * ahead_step (bytes) is fetched into L2, see Ahead.
-template <class Isa, class T, int rows, int vectors>
+// t * ahead_step (bytes) is fetched into L2, see Ahead. With a `pitch`, the rows of a term are side
+// by side and terms lie that far apart, whatever a_offset and a_step are.
+template <class Isa, class T, int rows, int vectors, int pitch = 0>
 [[gnu::noinline]] void tile_sums(T* __restrict sums, const T* __restrict a,
                                  const std::int32_t* __restrict a_offset, std::ptrdiff_t a_step,
                                  const T* __restrict b, std::ptrdiff_t b_step, const char* ahead,
@@ -90,14 +91,16 @@ template <class Isa, class T, int rows, int vectors>
             b += b_step;
             __builtin_prefetch(ahead, 0, 2);
             ahead += ahead_step;
-            const char* row = reinterpret_cast<const char*>(a + *a_offset);
+            const char* row = pitch > 0 ? nullptr : reinterpret_cast<const char*>(a + *a_offset);
 #pragma GCC unroll 16
             for (int i = 0; i < rows; ++i) {
-                if (i == 7) row = hidden(row + steps.seven);
-                const V av = V::splat(*reinterpret_cast<const T*>(steps.row(row, i % 7)));
+                if (pitch == 0 && i == 7) row = hidden(row + steps.seven);
+                const V av =
+                    V::splat(pitch > 0 ? a[i] : *reinterpret_cast<const T*>(steps.row(row, i % 7)));
 #pragma GCC unroll 4
                 for (int j = 0; j < vectors; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
             }
+            a += pitch;
         }
         if (resume) {
 #pragma GCC unroll 16
@@ -139,6 +142,24 @@ TileSums<T> tile_function(int rows, int vectors) {
         default:
             return tile_of_rows<Isa, T, 4, L::rows(4)>(rows);
     }
+}
+
+// The pitch of tiles that are packed: their rows, if a vector holds them, or else whole vectors.
+template <class Isa, class T>
+constexpr int tile_pitch = TileLimits<Isa>::rows(2) <= Vec<Isa, T>::size
+                               ? TileLimits<Isa>::rows(2)
+                               : (TileLimits<Isa>::rows(2) + Vec<Isa, T>::size - 1) /
+                                     Vec<Isa, T>::size * Vec<Isa, T>::size;
+
+// The same for packed tiles. Blocks are cut into tiles of about the same height, so most are as
+// tall as can be or one row less.
+template <class Isa, class T>
+TileSums<T> packed_tile_function(int rows, int vectors) {
+    constexpr int tallest = TileLimits<Isa>::rows(2);
+    constexpr int pitch = tile_pitch<Isa, T>;
+    if (vectors == 2 && rows == tallest) return tile_sums<Isa, T, tallest, 2, pitch>;
+    if (vectors == 2 && rows == tallest - 1) return tile_sums<Isa, T, tallest - 1, 2, pitch>;
+    return tile_function<Isa, T>(rows, vectors);
 }
 
 // Memory that later tiles will need, fetched by earlier ones, one line a term: in a burst between
