@@ -102,26 +102,6 @@ template <class Isa, class Body>
         }
 }
 
-// One tap, and no padding.
-template <class Isa, class T>
-bool is_pointwise(const Correlation<T>& p) {
-    return p.h.taps == 1 && p.w.taps == 1 && p.h.first >= 0 &&
-           (p.h.out - 1) * p.h.stride + p.h.first < p.h.in && p.w.first >= 0 &&
-           (p.w.out - 1) * p.w.stride + p.w.first < p.w.in;
-}
-
-// Such a layer can be read where it lies, unless the rows of a tile, or a row's terms where rows
-// are neighbours, would fall into few sets of the cache (tiles of 14 rows, 64 sets of 64 bytes).
-template <class Isa, class T>
-bool reads_in_place(const Correlation<T>& p) {
-    if (!std::is_same_v<T, Compute<T>> || !is_pointwise<Isa>(p)) return false;
-    constexpr std::ptrdiff_t size = sizeof(T);
-    const std::ptrdiff_t step = p.w.stride * p.x_stride.w * size;
-    const std::ptrdiff_t channel = p.x_stride.c < 0 ? -p.x_stride.c : p.x_stride.c;
-    return (step == 0 || step % 2048 != 0) && (channel == 0 || channel * size % 512 != 0) &&
-           channel < (std::ptrdiff_t{1} << 30) / larger(p.in_channels, 1);
-}
-
 // The panels of `lanes` channels [k, k + channels) and terms [first, last) from weights that are
 // panels as they lie: row after row, as memory likes them, where one panel is a narrow stripe.
 template <class Isa, class T>
@@ -143,6 +123,21 @@ void pack_stripes(Compute<T>* packed, std::ptrdiff_t panel_size, std::ptrdiff_t 
     }
 }
 
+// Terms [first, first + terms) of `lanes` output channels from k on, as far as they lie in rows of
+// the one or the other; an empty prospect otherwise.
+template <class T>
+Ahead weights_ahead(const TermMatrix<T>& joined, std::ptrdiff_t k, std::ptrdiff_t lanes,
+                    std::ptrdiff_t first, std::ptrdiff_t terms) {
+    constexpr std::ptrdiff_t size = sizeof(T);
+    if (joined.data == nullptr || joined.count[0] * joined.count[1] != 1) return {};
+    const T* at = joined.data + k * joined.lane_stride + first * joined.stride[2];
+    if (joined.lane_stride == 1)
+        return ahead_rows(at, joined.stride[2] * size, terms, lanes * size, terms);
+    if (joined.stride[2] == 1)
+        return ahead_rows(at, joined.lane_stride * size, lanes, terms * size, terms);
+    return {};
+}
+
 template <class Isa, class T>
 void correlate_channels(const Correlation<T>& p, Block b) {
     using C = Compute<T>;
@@ -156,7 +151,8 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     if (b.images <= 0 || b.rows <= 0 || b.columns <= 0 || b.channels <= 0) return;
 
     const bool channels_innermost = p.x_stride.c == 1 && p.x_stride.w != 1 && p.in_channels > 1;
-    const bool direct = reads_in_place<Isa>(p);
+    const bool tiled = packs_tiles<Isa>(p);
+    const bool direct = !tiled && reads_in_place<Isa>(p);
     const Window rows = outer_window(p.h, b.h, b.h + b.rows);
     const Window columns = channels_innermost ? outer_window(p.w, b.w, b.w + b.columns)
                                               : inner_window(p.w, b.w, b.w + b.columns);
@@ -166,7 +162,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     std::ptrdiff_t chunk = larger(terms, 1);
     const std::ptrdiff_t window_channels =
         window_bytes / size / larger(b.images * rows.size * columns.size, 1);
-    if (!direct && window_channels < p.in_channels)
+    if (!direct && !tiled && window_channels < p.in_channels)
         chunk = smaller(chunk, larger((window_channels - (taps > 1)) * taps, 1));
     // Low tiles read the panel so often that it should stay in L1. A handful of pixels hardly read
     // it at all: then the weights should come from memory in long runs.
@@ -180,6 +176,16 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     if (!(few_pixels && p.panels))
         chunk = smaller(chunk, panel_bytes / size / (2 * vector) * (few_pixels ? 4 : 1) /
                                    (b.columns < 10 && !few_pixels ? 4 : 2));
+    if (!channels_innermost && !few_pixels) chunk = smaller(chunk, 2 * block_terms);
+    // Rows of weights that lie a multiple of half a page apart fall into few sets of the cache, so
+    // they cannot be fetched ahead: then longer runs of each are better.
+    const bool aliased = !p.panels && !is_panel<Isa>(weight) &&
+                         weight.lane_stride * static_cast<std::ptrdiff_t>(sizeof(T)) % 2048 == 0;
+    // Weights in one piece are best read as they lie, panel after panel, while x stays in L2.
+    const bool sequential = direct && !p.panels && weight.stride[2] == 1 &&
+                            weight.lane_stride == terms &&
+                            b.images * b.rows * b.columns * terms * size <= window_bytes;
+    if ((tiled || (direct && p.x_stride.c == 1)) && !aliased) chunk = smaller(chunk, block_terms);
     // Weights that are copied anyway are copied for all channels at once.
     const bool stripes = !p.panels && !in_place && is_panel<Isa>(weight) && terms > block_terms &&
                          block_terms * (b.channels + 2 * vector) * size <= window_bytes;
@@ -190,7 +196,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
         taps == 0 ? 0 : smaller(p.in_channels, (chunk + taps - 2) / taps + 1);
     PatchLayout layout =
         patch_layout<Isa, C>(rows, columns, b.images, chunk_channels, channels_innermost);
-    if (direct) {
+    if (direct || tiled) {
         layout.pitch = p.x_stride;
         layout.h.out_step = p.h.stride;
         layout.w.out_step = p.w.stride;
@@ -200,20 +206,23 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     const std::ptrdiff_t tiles = pixels.images * pixels.rows * ceil_div(pixels.length, tile_rows);
     std::ptrdiff_t lanes = (pixels.length <= TileLimits<Isa>::rows(4) ? 4 : 2) * vector;
     if (p.panels) lanes = smaller(lanes, panel_lanes<C>);
-    // One vector more than a tile: the transposing store reads whole squares.
-    const std::ptrdiff_t tile_size = larger(tile_rows, vector) * lanes;
+    const std::ptrdiff_t tile_size = tile_rows * lanes;
     const std::ptrdiff_t panels = ceil_div(b.channels, lanes);
     std::ptrdiff_t group = panels;
-    if (chunks > 1)
-        group =
-            smaller(panels, larger(sums_bytes * (stripes ? 2 : 1) / size / (tiles * tile_size), 1));
-    // Without a window to copy, chunks are best read soon after each other, from the same pages.
-    if (direct && !in_place && !stripes) group = smaller(group, 4);
-
+    if (chunks > 1) {
+        const std::ptrdiff_t room = sums_bytes / size * (stripes || tiled ? 2 : 1);
+        group = smaller(panels, larger(room / (tiles * tile_size), 1));
+    }
+    // The weights of the next chunk are fetched meanwhile, so they must not be many.
+    if ((tiled || direct) && !stripes) group = smaller(group, sequential ? 1 : 12);
+    // A term's pixels of a tile, side by side.
+    constexpr std::ptrdiff_t pitch = tile_pitch<Isa, C>;
     const std::ptrdiff_t window_size = direct               ? 0
+                                       : tiled              ? tiles * chunk * pitch + vector
                                        : channels_innermost ? b.images * layout.pitch.n
                                                             : chunk_channels * layout.pitch.c;
-    const std::ptrdiff_t sums_size = (chunks > 1 ? group * tiles : 1) * tile_size;
+    // One vector more than a tile: the transposing store reads whole squares.
+    const std::ptrdiff_t sums_size = ((chunks > 1 ? group * tiles : 1) + 1) * tile_size;
     const std::ptrdiff_t packed_size = p.panels ? 0 : chunk * lanes * (stripes ? panels : 1);
     char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
         (window_size + packed_size + sums_size + lanes) * size + chunk * 4 + 5 * 64)));
@@ -228,6 +237,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
     bool repair = false;
     for (std::ptrdiff_t group_begin = 0; group_begin < panels; group_begin += group) {
         const std::ptrdiff_t group_end = smaller(group_begin + group, panels);
+        Ahead later{};
         for (std::ptrdiff_t q = 0; q < chunks; ++q) {
             const std::ptrdiff_t first = q * chunk;
             const std::ptrdiff_t last = smaller(first + chunk, terms);
@@ -238,7 +248,23 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                     if (direct)
                         source = x + (b.h * p.h.stride + p.h.first) * p.x_stride.h +
                                  (b.w * p.w.stride + p.w.first) * p.x_stride.w;
-                if (!direct)
+                if (tiled) {
+                    const T* from_x = x + (b.h * p.h.stride + p.h.first) * p.x_stride.h +
+                                      (b.w * p.w.stride + p.w.first) * p.x_stride.w;
+                    constexpr std::ptrdiff_t whole = ceil_div(pitch, vector);
+                    C* tile = window;
+                    std::ptrdiff_t left = pixels.length;
+                    for_each_tile<Isa>(
+                        pixels, layout, p.y_stride,
+                        [&](std::ptrdiff_t from, std::ptrdiff_t, std::ptrdiff_t count) {
+                            pack_run<Isa>(tile, from_x + from, step, p.x_stride.c,
+                                          smaller(left, whole * vector), last - first,
+                                          static_cast<int>(whole), static_cast<const T*>(nullptr),
+                                          pitch);
+                            tile += chunk * pitch;
+                            left = left > count ? left - count : pixels.length;
+                        });
+                } else if (!direct)
                     copy_patches<Isa>(window, layout, x, p.x_stride, p.h, p.w, b.images,
                                       (last - 1) / taps + 1 - c0);
                 std::ptrdiff_t c = 0;
@@ -246,9 +272,10 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                 std::ptrdiff_t s = first % p.w.taps;
                 for (std::ptrdiff_t t = 0; t < last - first; ++t) {
                     offset[t] = static_cast<std::int32_t>(
-                        direct ? c * p.x_stride.c
-                               : c * layout.pitch.c + rows.of(b.h, r) * layout.pitch.h +
-                                     columns.of(b.w, s) * layout.pitch.w);
+                        tiled    ? c * pitch
+                        : direct ? c * p.x_stride.c
+                                 : c * layout.pitch.c + rows.of(b.h, r) * layout.pitch.h +
+                                       columns.of(b.w, s) * layout.pitch.w);
                     if (++s == p.w.taps) {
                         s = 0;
                         if (++r == p.h.taps) {
@@ -262,24 +289,36 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                 pack_stripes<Isa>(packed, chunk * lanes, lanes, weight, b.k + group_begin * lanes,
                                   smaller(group_end * lanes, b.channels) - group_begin * lanes,
                                   first, last);
+            if (sequential && q == 0)
+                later = ahead_rows(weight.data + (b.k + group_end * lanes) * terms, terms * size,
+                                   lanes, terms * size, chunk);
+            if (!sequential && !aliased)
+                later =
+                    weights_ahead(weight, b.k + (q + 1 < chunks ? group_begin : group_end) * lanes,
+                                  group * lanes, q + 1 < chunks ? last : 0, last - first);
             for (std::ptrdiff_t i = group_begin; i < group_end; ++i) {
                 const std::ptrdiff_t k = b.k + i * lanes;
                 const std::ptrdiff_t used = smaller(lanes, b.k + b.channels - k);
                 const int used_vectors = static_cast<int>(ceil_div(used, vector));
                 const C* panel = packed;
                 std::ptrdiff_t panel_step = used_vectors * vector;
-                std::ptrdiff_t ahead = prefetch_terms * panel_step;
                 bool pack = !stripes && (!in_place || used % vector != 0);
                 if (p.panels) {
                     panel_step = panel_lanes<C>;
-                    ahead = prefetch_terms * panel_step;
                     panel = p.panel_of(k) + first * panel_step;
                     pack = false;
+                    const C* next = i + 1 < group_end ? p.panel_of(k + lanes) + first * panel_step
+                                    : q + 1 < chunks
+                                        ? p.panel_of(b.k + group_begin * lanes) + last * panel_step
+                                        : p.panel_of(k) + terms * panel_step;
+                    later = ahead_rows(next, panel_step * size, last - first, panel_step * size,
+                                       last - first);
                 } else if constexpr (std::is_same_v<T, C>) {
                     if (!pack && !stripes) {
                         panel_step = weight.stride[2];
-                        ahead = lanes;
                         panel = weight.data + k + first * panel_step;
+                        later = ahead_rows(panel + lanes, panel_step * size, last - first,
+                                           lanes * size, last - first);
                     }
                 }
                 if (stripes) panel = packed + (i - group_begin) * chunk * lanes;
@@ -289,13 +328,24 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                                   used_vectors);
                 T* y = p.y + b.n * p.y_stride.n + k * p.y_stride.c + b.h * p.y_stride.h +
                        b.w * p.y_stride.w;
+                Ahead results{};
+                if (q == chunks - 1 && p.y_stride.c == 1 && pixels.images * pixels.rows == 1)
+                    results = ahead_rows(
+                        y, p.y_stride.w * static_cast<std::ptrdiff_t>(sizeof(T)), pixels.length,
+                        used * static_cast<std::ptrdiff_t>(sizeof(T)), last - first);
+                const C* tile = window;
                 C* slot = sums + (chunks > 1 ? (i - group_begin) * tiles * tile_size : 0);
                 for_each_tile<Isa>(
                     pixels, layout, p.y_stride,
                     [&](std::ptrdiff_t from, std::ptrdiff_t to, std::ptrdiff_t count) {
-                        tile_function<Isa, C>(static_cast<int>(count), used_vectors)(
-                            slot, source + from, offset, step, panel, panel_step, ahead,
-                            last - first, q > 0);
+                        Ahead& next = results.left() ? results : later;
+                        const bool fetch = next.left();
+                        const int height = static_cast<int>(count);
+                        (tiled ? packed_tile_function<Isa, C>(height, used_vectors)
+                               : tile_function<Isa, C>(height, used_vectors))(
+                            slot, tiled ? tile : source + from, offset, tiled ? 1 : step, panel,
+                            panel_step, fetch ? next.take() : reinterpret_cast<const char*>(panel),
+                            fetch ? next.step : 0, last - first, q > 0);
                         if (q == chunks - 1 && p.outside_is_nothing && !repair)
                             repair = has_nan<Isa>(slot, count * used_vectors);
                         if (q == chunks - 1)
@@ -303,6 +353,7 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                                             used_vectors * vector, p.bias ? bias : nullptr,
                                             p.epilogue);
                         if (chunks > 1) slot += tile_size;
+                        tile += chunk * pitch;
                     });
             }
         }

@@ -140,8 +140,9 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
                                                     rows.of(b.h, r) * layout.pitch.h +
                                                     columns.of(b.w, s);
             weight_offset[t - first] = static_cast<std::int32_t>(
-                p.panels ? t * panel_lanes<T>
-                         : c * p.weight.stride[0] + r * p.weight.stride[1] + s * p.weight.stride[2]);
+                p.panels
+                    ? t * panel_lanes<T>
+                    : c * p.weight.stride[0] + r * p.weight.stride[1] + s * p.weight.stride[2]);
         }
         for (std::ptrdiff_t i = 0; i < panels; ++i) {
             const PixelPiece* begin = pieces + panel_begin[i];
@@ -153,15 +154,14 @@ void correlate_pixels(const Correlation<T>& p, Block b) {
             for (std::ptrdiff_t k = 0, tall; k < b.channels; k += tall) {
                 // A tile's rows lie in one panel of weights.
                 std::ptrdiff_t left = b.channels - k;
-                if (p.panels)
-                    left = smaller(left, panel_lanes<T> - (b.k + k) % panel_lanes<T>);
+                if (p.panels) left = smaller(left, panel_lanes<T> - (b.k + k) % panel_lanes<T>);
                 tall = ceil_div(left, ceil_div(left, tile_rows));
                 const T* weight = p.panels ? p.panel_of(b.k + k)
                                            : p.weight.data + (b.k + k) * p.weight.lane_stride;
                 T* tile = slot + k * used * n;
                 tile_function<Isa, T>(static_cast<int>(tall), used)(
                     tile, weight, weight_offset, p.panels ? 1 : p.weight.lane_stride, panel,
-                    used * n, prefetch_terms * used * n, last - first, q > 0);
+                    used * n, reinterpret_cast<const char*>(panel), 0, last - first, q > 0);
                 if (q < chunks - 1) continue;
                 if (p.outside_is_nothing && !any_nan) any_nan = has_nan<Isa>(tile, tall * used);
                 for (std::ptrdiff_t row = 0; row < tall; ++row) {

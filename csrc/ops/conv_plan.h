@@ -11,6 +11,10 @@ constexpr std::ptrdiff_t window_bytes = 512 << 10;
 constexpr std::ptrdiff_t panel_bytes = 128 << 10;
 constexpr std::ptrdiff_t sums_bytes = 512 << 10;
 
+// Pixels of a matrix that a task takes: they hide the packing of weights, and leave room in L2 for
+// the sums of twelve panels.
+constexpr std::ptrdiff_t matrix_pixels = 560;
+
 // Multiply-adds of a task that are worth handing to another thread (some 50 us).
 constexpr std::ptrdiff_t task_work = std::ptrdiff_t{1} << 22;
 
@@ -128,6 +132,41 @@ void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_
     plan.channel_blocks = ceil_div(p.out_channels, plan.channels);
 }
 
+// One tap, and no padding.
+template <class Isa, class T>
+bool is_pointwise(const Correlation<T>& p) {
+    return p.h.taps == 1 && p.w.taps == 1 && p.h.first >= 0 &&
+           (p.h.out - 1) * p.h.stride + p.h.first < p.h.in && p.w.first >= 0 &&
+           (p.w.out - 1) * p.w.stride + p.w.first < p.w.in;
+}
+
+// Such a layer can be read where it lies, unless the rows of a tile, or a row's terms where rows
+// are neighbours, would fall into few sets of the cache (tiles of 14 rows, 64 sets of 64 bytes).
+template <class Isa, class T>
+bool reads_in_place(const Correlation<T>& p) {
+    if (!std::is_same_v<T, Compute<T>> || !is_pointwise<Isa>(p)) return false;
+    constexpr std::ptrdiff_t size = sizeof(T);
+    const std::ptrdiff_t step = p.w.stride * p.x_stride.w * size;
+    const std::ptrdiff_t channel = p.x_stride.c < 0 ? -p.x_stride.c : p.x_stride.c;
+    return (step == 0 || step % 2048 != 0) && (channel == 0 || channel * size % 512 != 0) &&
+           channel < (std::ptrdiff_t{1} << 30) / larger(p.in_channels, 1);
+}
+
+// More pixels than a tile, and channels enough to pay for packing them.
+template <class Isa, class T>
+bool is_matrix(const Correlation<T>& p) {
+    constexpr std::ptrdiff_t lanes = 2 * Vec<Isa, Compute<T>>::size;
+    return is_pointwise<Isa>(p) && p.terms() > 0 && p.out_channels >= 6 * lanes &&
+           p.images * p.h.out * p.w.out > TileLimits<Isa>::rows(2);
+}
+
+// Then they are packed into tiles (conv_channel_lanes.h), so that the pixels of a term are side by
+// side and not in as many lines, unless they are few and can be read where they lie.
+template <class Isa, class T>
+bool packs_tiles(const Correlation<T>& p) {
+    return is_matrix<Isa>(p) && (p.images * p.h.out * p.w.out > 128 || !reads_in_place<Isa>(p));
+}
+
 // `others`: how many correlations of this shape there are.
 template <class Isa, class T>
 BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
@@ -143,12 +182,8 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
     if (plan.pixel_lanes && p.terms() > 2 * block_terms)
         block_pixels =
             larger(smaller(block_pixels, sums_bytes / size / p.out_channels), 6 * vector);
-    // Where weights are packed by copying, fewer pixels cost little, and a window of all terms is
-    // copied once.
-    const bool copied = !plan.pixel_lanes && !p.panels && taps == 1 && others == 1 &&
-                        is_panel<Isa>(join_axes<Isa>(p.weight));
-    const std::ptrdiff_t whole = window_bytes / size / larger(p.terms(), 1) / 14 * 14;
-    if (copied && whole >= 128) block_pixels = smaller(block_pixels, whole);
+    const bool matrix = !plan.pixel_lanes && others == 1 && is_matrix<Isa>(p);
+    if (matrix) block_pixels = matrix_pixels;
     // A window of one row and of the channels that one block of terms needs must fit.
     const std::ptrdiff_t least_channels = smaller(p.in_channels, block_terms / taps + 2);
     const std::ptrdiff_t places =
@@ -177,10 +212,11 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
     const std::ptrdiff_t pixel_tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks;
     plan.channels = smaller(larger(least, 2) * 4 * vector, p.out_channels);
     if (pixel_tasks >= 32) plan.channels = p.out_channels;
-    // Then the window is what costs: no more tasks than keep the threads busy.
+    // A matrix is packed or fetched ahead best in one piece: no more tasks than keep threads busy.
     const std::ptrdiff_t threads = num_threads();
-    if (copied && (pixel_tasks == 1 || pixel_tasks >= 4 * threads)) {
-        const std::ptrdiff_t shares = pixel_tasks == 1 ? 2 * threads : 1;
+    if (matrix) {
+        std::ptrdiff_t shares = ceil_div(threads, pixel_tasks);
+        if (p.out_channels >= shares * 48 * vector) shares *= 2;
         const std::ptrdiff_t share = ceil_div(ceil_div(p.out_channels, shares), 4 * vector);
         plan.channels = smaller(larger(plan.channels, share * 4 * vector), p.out_channels);
     }

@@ -244,7 +244,7 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
                                           used_vectors)(
                         slot, at + tiles.begin(j) * channel_step, offset, channel_step,
                         panel + i * chunk * lanes, used_vectors * vector,
-                        prefetch_terms * used_vectors * vector, last - first, resume);
+                        reinterpret_cast<const char*>(panel), 0, last - first, resume);
             }
         }
         first = last;

@@ -29,10 +29,6 @@ static inline constexpr std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t
     return (a + b - 1) / b;
 }
 
-// How far ahead a panel is prefetched, in terms: it streams from L2, and two lines a term come in too
-// late without a hint.
-constexpr std::ptrdiff_t prefetch_terms = 16;
-
 // Tile sizes. The sums in flight must hide the latency of fma (4 cycles on 2 ports: at least 8) and
 // fit the registers beside the vectors of one term and one broadcast: at most 28 of 32, or 12
 // of 16. rows(vectors) is the tallest tile of that width.
@@ -47,18 +43,41 @@ struct TileLimits {
     }
 };
 
+// The value, of which the compiler knows nothing any more.
+template <class P>
+[[gnu::always_inline]] inline P hidden(P value) {
+    asm("" : "+r"(value));
+    return value;
+}
+
+// Rows 0 to 6 from one pointer without arithmetic: x86 addresses reach p + step * {0, 1, 2, 4} from
+// p and each step. Hidden, because compilers would rather add up one pointer for each row.
+struct RowSteps {
+    std::ptrdiff_t one, three, five, seven;
+    [[gnu::always_inline]] explicit RowSteps(std::ptrdiff_t bytes)
+        : one(hidden(bytes)),
+          three(hidden(3 * bytes)),
+          five(hidden(5 * bytes)),
+          seven(hidden(7 * bytes)) {}
+    [[gnu::always_inline]] inline const char* row(const char* p, int i) const {
+        return i == 3 ? p + three : i == 5 ? p + five : i == 6 ? p + 2 * three : p + i * one;
+    }
+};
+
 // sums[i][j] = sum over t of a[a_offset[t] + i * a_step] * b[t][j], for i < rows and
 // j < vectors * lanes; sums are dense, terms of b lie b_step apart. `resume` continues sums of
-// earlier terms, whose number was a multiple of block_terms. What lies b_ahead behind a term of b
-// will be read soon.
-template <class Isa, class T, int rows, int vectors>
+// earlier terms, whose number was a multiple of block_terms. With each term the line at `ahead` +
+// t * ahead_step (bytes) is fetched into L2, see Ahead. With a `pitch`, the rows of a term are side
+// by side and terms lie that far apart, whatever a_offset and a_step are.
+template <class Isa, class T, int rows, int vectors, int pitch = 0>
 [[gnu::noinline]] void tile_sums(T* __restrict sums, const T* __restrict a,
                                  const std::int32_t* __restrict a_offset, std::ptrdiff_t a_step,
-                                 const T* __restrict b, std::ptrdiff_t b_step,
-                                 std::ptrdiff_t b_ahead, std::ptrdiff_t terms, bool resume) {
+                                 const T* __restrict b, std::ptrdiff_t b_step, const char* ahead,
+                                 std::ptrdiff_t ahead_step, std::ptrdiff_t terms, bool resume) {
     using V = Vec<Isa, T>;
     V acc[rows][vectors];
     const std::int32_t* end = a_offset + terms;
+    const RowSteps steps(a_step * static_cast<std::ptrdiff_t>(sizeof(T)));
     do {
         const std::int32_t* block_end = end - a_offset > block_terms ? a_offset + block_terms : end;
 #pragma GCC unroll 16
@@ -69,18 +88,19 @@ template <class Isa, class T, int rows, int vectors>
             V bv[vectors];
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; ++j) bv[j] = loadu<Isa>(b + j * V::size);
-            for (int j = 0; j < vectors; ++j) __builtin_prefetch(b + b_ahead + j * V::size);
             b += b_step;
-            // Three rows a pointer: x86 addresses reach p, p + step and p + 2 * step, and fewer
-            // pointers than rows stay in registers.
-            const T* row = a + *a_offset;
+            __builtin_prefetch(ahead, 0, 2);
+            ahead += ahead_step;
+            const char* row = pitch > 0 ? nullptr : reinterpret_cast<const char*>(a + *a_offset);
 #pragma GCC unroll 16
             for (int i = 0; i < rows; ++i) {
-                V av = V::splat(row[i % 3 * a_step]);
-                if (i % 3 == 2) row += 3 * a_step;
+                if (pitch == 0 && i == 7) row = hidden(row + steps.seven);
+                const V av =
+                    V::splat(pitch > 0 ? a[i] : *reinterpret_cast<const T*>(steps.row(row, i % 7)));
 #pragma GCC unroll 4
                 for (int j = 0; j < vectors; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
             }
+            a += pitch;
         }
         if (resume) {
 #pragma GCC unroll 16
@@ -99,7 +119,7 @@ template <class Isa, class T, int rows, int vectors>
 
 template <class T>
 using TileSums = void (*)(T*, const T*, const std::int32_t*, std::ptrdiff_t, const T*,
-                          std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, bool);
+                          std::ptrdiff_t, const char*, std::ptrdiff_t, std::ptrdiff_t, bool);
 
 template <class Isa, class T, int vectors, int rows>
 TileSums<T> tile_of_rows(int wanted) {
@@ -122,6 +142,56 @@ TileSums<T> tile_function(int rows, int vectors) {
         default:
             return tile_of_rows<Isa, T, 4, L::rows(4)>(rows);
     }
+}
+
+// The pitch of tiles that are packed: their rows, if a vector holds them, or else whole vectors.
+template <class Isa, class T>
+constexpr int tile_pitch = TileLimits<Isa>::rows(2) <= Vec<Isa, T>::size
+                               ? TileLimits<Isa>::rows(2)
+                               : (TileLimits<Isa>::rows(2) + Vec<Isa, T>::size - 1) /
+                                     Vec<Isa, T>::size * Vec<Isa, T>::size;
+
+// The same for packed tiles. Blocks are cut into tiles of about the same height, so most are as
+// tall as can be or one row less.
+template <class Isa, class T>
+TileSums<T> packed_tile_function(int rows, int vectors) {
+    constexpr int tallest = TileLimits<Isa>::rows(2);
+    constexpr int pitch = tile_pitch<Isa, T>;
+    if (vectors == 2 && rows == tallest) return tile_sums<Isa, T, tallest, 2, pitch>;
+    if (vectors == 2 && rows == tallest - 1) return tile_sums<Isa, T, tallest - 1, 2, pitch>;
+    return tile_function<Isa, T>(rows, vectors);
+}
+
+// Memory that later tiles will need, fetched by earlier ones, one line a term: in a burst between
+// tiles so many lines would hold up the loads of the next tile. Runs of lines that lie `step` bytes
+// apart, one run a tile; `columns` runs lie `column` bytes apart, and so do as many `block` bytes
+// on.
+struct Ahead {
+    const char* at;
+    std::ptrdiff_t step, column, columns, block, runs;
+    std::ptrdiff_t taken = 0;
+
+    [[gnu::always_inline]] inline bool left() const { return taken < runs; }
+    [[gnu::always_inline]] inline const char* take() {
+        const char* run = at + taken % columns * column + taken / columns * block;
+        ++taken;
+        return run;
+    }
+};
+constexpr std::ptrdiff_t line_bytes = 64;
+
+// `rows` rows of `bytes` bytes that lie `pitch` bytes apart, by tiles of `terms` terms.
+template <class T>
+[[gnu::always_inline]] inline Ahead ahead_rows(const T* at, std::ptrdiff_t pitch,
+                                               std::ptrdiff_t rows, std::ptrdiff_t bytes,
+                                               std::ptrdiff_t terms) {
+    if (pitch == bytes) {
+        const std::ptrdiff_t runs = ceil_div(rows * bytes, line_bytes * larger(terms, 1));
+        return {reinterpret_cast<const char*>(at), line_bytes, terms * line_bytes, runs, 0, runs};
+    }
+    const std::ptrdiff_t columns = ceil_div(bytes, line_bytes);
+    return {reinterpret_cast<const char*>(at),         pitch, line_bytes, columns, terms * pitch,
+            columns * ceil_div(rows, larger(terms, 1))};
 }
 
 // An operand as a matrix of (lane, term), where the terms run over three nested axes of an array.
@@ -162,8 +232,6 @@ template <class Isa, class T>
                                         std::ptrdiff_t from_pitch, std::ptrdiff_t width) {
     constexpr int n = Vec<Isa, T>::size;
     Vec<Isa, T> column[n];
-    // Rows lie pages apart: more streams than the hardware follows.
-    for (int i = 0; i < n; ++i) __builtin_prefetch(from + i * from_pitch + 512 / sizeof(T));
     transpose<Isa>(from, from_pitch, column);
 #pragma GCC unroll 16
     for (int j = 0; j < n; ++j)
@@ -171,16 +239,17 @@ template <class Isa, class T>
 }
 
 // panel[t][lane] for `terms` terms that lie `stride` apart, and for `vectors` whole vectors of
-// lanes; lanes from `lanes` on are 0.
+// lanes; lanes from `lanes` on are 0. A panel of one vector may have a smaller pitch: a term then
+// overwrites what the one before wrote beyond it.
 template <class Isa, class T>
 void pack_run(Compute<T>* panel, const T* source, std::ptrdiff_t lane_stride, std::ptrdiff_t stride,
               std::ptrdiff_t lanes, std::ptrdiff_t terms, int vectors,
-              [[maybe_unused]] const T* end = nullptr) {
+              [[maybe_unused]] const T* end = nullptr, std::ptrdiff_t pitch = 0) {
     using C = Compute<T>;
     using V = Vec<Isa, C>;
     constexpr std::ptrdiff_t n = V::size;
-    const std::ptrdiff_t pitch = vectors * n;
-    for (std::ptrdiff_t lane = 0; lane < pitch; lane += n) {
+    if (pitch == 0) pitch = vectors * n;
+    for (std::ptrdiff_t lane = 0; lane < vectors * n; lane += n) {
         const std::ptrdiff_t used = smaller(n, lanes - lane);
         const T* from = source + lane * lane_stride;
         C* to = panel + lane;
