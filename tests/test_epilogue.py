@@ -100,3 +100,16 @@ def test_out_may_overlap_the_input():
 def test_nothing_to_add_to():
     with pytest.raises(ValueError, match="out is None; there is nothing to add to"):
         fused(np.ones((1, 1, 2, 2)), np.ones((1, 1, 1, 1)), None, {}, None, True, False)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("layout", ["C", "last", "sliced", "reversed"])
+def test_batch_norm(dtype, layout):
+    rng = np.random.default_rng(5)
+    x = with_specials(rng, random(rng, (3, 21, 7, 9), dtype))
+    x = channels_last(x) if layout == "last" else laid_out(x, layout)
+    mean, weight, bias = (random(rng, 21, dtype) for _ in range(3))
+    var = abs(random(rng, 21, dtype))
+    want = so.relu(so.batch_norm(x, mean, var, weight, bias))
+    y = _core.batch_norm(x, mean, var, weight, bias, False, 0.1, 1e-5, False, True)
+    assert same_bits(y, want)

@@ -403,8 +403,7 @@ Output::Output(const py::object& out, Dtype dtype, int ndim, const npy_intp* sha
     if (!PyArray_ISWRITEABLE(a)) throw py::value_error("out is read-only; it must be writeable");
     out_ = out;
     bool direct = directly_usable(a) && !overlaps_itself(a);
-    for (const Array* input : inputs)
-        direct = direct && !may_clobber(a, input->get(), in_place);
+    for (const Array* input : inputs) direct = direct && !may_clobber(a, input->get(), in_place);
     if (direct) {
         target_ = {{out}, dtype};
     } else {

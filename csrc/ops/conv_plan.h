@@ -84,9 +84,9 @@ constexpr double region_work = 2e5;
 constexpr double copy_work = 8;
 constexpr double weight_work = 10;
 
-// Rows (or images) of a block in parts, and its channels in blocks, so that all threads finish soon:
-// the longest of their shares counts. Each part reads (and packs) the weights once more, each block
-// copies the window once more.
+// Rows (or images) of a block in parts, and its channels in blocks, so that all threads finish
+// soon: the longest of their shares counts. Each part reads (and packs) the weights once more, each
+// block copies the window once more.
 template <class Isa, class T>
 void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_t others) {
     // As many as a tile has at most, so that none lies in two panels of packed weights.
@@ -105,17 +105,16 @@ void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_
     for (std::ptrdiff_t parts = 1; parts <= smaller(threads, whole); ++parts) {
         cut = ceil_div(whole, parts);
         cut_blocks = ceil_div(size, cut);
-        const double places = static_cast<double>(
-            plan.images * ((plan.rows - 1) * p.h.stride + larger(p.h.taps, 1)) *
-            ((plan.columns - 1) * p.w.stride + larger(p.w.taps, 1)));
+        const double places =
+            static_cast<double>(plan.images * ((plan.rows - 1) * p.h.stride + larger(p.h.taps, 1)) *
+                                ((plan.columns - 1) * p.w.stride + larger(p.w.taps, 1)));
         const double pixels = static_cast<double>(plan.images * plan.rows * plan.columns);
-        const double window = p.h.taps * p.w.taps > 1
-                                  ? copy_work * places * static_cast<double>(p.in_channels)
-                                  : 0;
+        const double window =
+            p.h.taps * p.w.taps > 1 ? copy_work * places * static_cast<double>(p.in_channels) : 0;
         for (std::ptrdiff_t blocks = 1; blocks <= smaller(panels, 4 * threads); ++blocks) {
             const std::ptrdiff_t each = ceil_div(panels, blocks);
-            const std::ptrdiff_t tasks = plan.image_blocks * plan.row_blocks *
-                                         plan.column_blocks * ceil_div(panels, each) * others;
+            const std::ptrdiff_t tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks *
+                                         ceil_div(panels, each) * others;
             const double task =
                 static_cast<double>(each * panel) * terms * (pixels + weight) + window;
             const double work = static_cast<double>(ceil_div(tasks, threads)) * task +

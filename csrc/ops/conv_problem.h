@@ -88,9 +88,8 @@ template <class Isa, class T, class Lanes>
 
 // The same, to places `step` apart.
 template <class Isa, class T>
-[[gnu::always_inline]] inline void store_output(T* y, std::ptrdiff_t step,
-                                                Vec<Isa, Compute<T>> v, Epilogue epilogue,
-                                                FirstLanes lanes) {
+[[gnu::always_inline]] inline void store_output(T* y, std::ptrdiff_t step, Vec<Isa, Compute<T>> v,
+                                                Epilogue epilogue, FirstLanes lanes) {
     if (step == 1) {
         store_output<Isa>(y, v, epilogue, lanes);
         return;

@@ -272,9 +272,9 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
 constexpr std::ptrdiff_t short_columns = 512;
 
 // Rows of layer norm that lie along, a register of them at a time: a row a lane where sums become
-// constants, because the divisions would take longer than a short row's elements; and then column by
-// column, so that what is added up over the rows is read and written once for all of them. The bits
-// are those of backward_row.
+// constants, because the divisions would take longer than a short row's elements; and then column
+// by column, so that what is added up over the rows is read and written once for all of them. The
+// bits are those of backward_row.
 template <class Isa, class C>
 void backward_short_rows(const NormShape& shape, const NormOperand* grad_x,
                          const NormOperand& grad_y, const NormOperand& x, const NormAffine& affine,
@@ -315,48 +315,45 @@ void backward_short_rows(const NormShape& shape, const NormOperand* grad_x,
         double of[7][lanes];
         const D values[] = {r.mean, r.rest, r.prescale, r.rstd, r.c, r.t, r.scaled_rstd};
         for (int j = 0; j < 7; ++j) storeu(of[j], values[j]);
-        for_each_vec<Isa, W::size>(
-            s.n, [&](std::ptrdiff_t i, auto here) __attribute__((always_inline)) {
-                D weight[W::parts], weights[W::parts], biases[W::parts];
+        for_each_vec<Isa, W::size>(s.n, [&](std::ptrdiff_t i,
+                                            auto here) __attribute__((always_inline)) {
+            D weight[W::parts], weights[W::parts], biases[W::parts];
+#pragma GCC unroll 2
+            for (int j = 0; j < W::parts; ++j) {
+                const std::ptrdiff_t at = i + j * D::size;
+                const std::ptrdiff_t left = larger<Isa>(s.n - at, std::ptrdiff_t{0});
+                weight[j] = affine.weight ? loadu<Isa>(affine.weight + at) : D::splat(1);
+                weights[j] = weight_columns ? load_some<Isa>(weight_columns + at, left) : D::zero();
+                biases[j] = bias_columns ? load_some<Isa>(bias_columns + at, left) : D::zero();
+            }
+            for (std::ptrdiff_t k = 0; k < rows; ++k) {
+                W v = load_wide<Isa>(from[k] + i, here);
+                const W gradient = load_wide<Isa>(g[k] + i, here);
+                const D rstd_k = D::splat(of[3][k]);
 #pragma GCC unroll 2
                 for (int j = 0; j < W::parts; ++j) {
-                    const std::ptrdiff_t at = i + j * D::size;
-                    const std::ptrdiff_t left = larger<Isa>(s.n - at, std::ptrdiff_t{0});
-                    weight[j] = affine.weight ? loadu<Isa>(affine.weight + at) : D::splat(1);
-                    weights[j] = weight_columns ? load_some<Isa>(weight_columns + at, left)
-                                                : D::zero();
-                    biases[j] =
-                        bias_columns ? load_some<Isa>(bias_columns + at, left) : D::zero();
-                }
-                for (std::ptrdiff_t k = 0; k < rows; ++k) {
-                    W v = load_wide<Isa>(from[k] + i, here);
-                    const W gradient = load_wide<Isa>(g[k] + i, here);
-                    const D rstd_k = D::splat(of[3][k]);
-#pragma GCC unroll 2
-                    for (int j = 0; j < W::parts; ++j) {
-                        D d = v.part[j];
-                        if constexpr (sizeof(C) == 8) {
-                            d = (d * D::splat(of[2][k]) - D::splat(of[0][k])) -
-                                D::splat(of[1][k]);
-                        } else {
-                            d = d - D::splat(of[0][k]);
-                        }
-                        const D u = gradient.part[j];
-                        weights[j] = weights[j] + u * (d * D::splat(of[6][k]));
-                        biases[j] = biases[j] + u;
-                        v.part[j] = (u * (rstd_k * weight[j]) - D::splat(of[4][k])) -
-                                    d * D::splat(of[5][k]);
+                    D d = v.part[j];
+                    if constexpr (sizeof(C) == 8) {
+                        d = (d * D::splat(of[2][k]) - D::splat(of[0][k])) - D::splat(of[1][k]);
+                    } else {
+                        d = d - D::splat(of[0][k]);
                     }
-                    if (to[k]) store_wide(to[k] + i, v, here);
+                    const D u = gradient.part[j];
+                    weights[j] = weights[j] + u * (d * D::splat(of[6][k]));
+                    biases[j] = biases[j] + u;
+                    v.part[j] =
+                        (u * (rstd_k * weight[j]) - D::splat(of[4][k])) - d * D::splat(of[5][k]);
                 }
+                if (to[k]) store_wide(to[k] + i, v, here);
+            }
 #pragma GCC unroll 2
-                for (int j = 0; j < W::parts; ++j) {
-                    const std::ptrdiff_t at = i + j * D::size;
-                    if (at >= s.n) continue;
-                    if (weight_columns) store_some(weight_columns + at, weights[j], s.n - at);
-                    if (bias_columns) store_some(bias_columns + at, biases[j], s.n - at);
-                }
-            });
+            for (int j = 0; j < W::parts; ++j) {
+                const std::ptrdiff_t at = i + j * D::size;
+                if (at >= s.n) continue;
+                if (weight_columns) store_some(weight_columns + at, weights[j], s.n - at);
+                if (bias_columns) store_some(bias_columns + at, biases[j], s.n - at);
+            }
+        });
     }
 }
 
