@@ -78,59 +78,6 @@ bool prefer_pixel_lanes(const Correlation<T>& p) {
            with_idle_lanes(p.out_channels) * (1 + packed_weights + transposition);
 }
 
-// Multiply-adds in the time that a region's hand-over to other threads takes (some 2 us), that an
-// element of a window is copied in, and that a weight is read in.
-constexpr double region_work = 2e5;
-constexpr double copy_work = 8;
-constexpr double weight_work = 10;
-
-// Rows (or images) of a block in parts, and its channels in blocks, so that all threads finish
-// soon: the longest of their shares counts. Each part reads (and packs) the weights once more, each
-// block copies the window once more.
-template <class Isa, class T>
-void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_t others) {
-    // As many as a tile has at most, so that none lies in two panels of packed weights.
-    constexpr std::ptrdiff_t panel =
-        smaller(4 * Vec<Isa, Compute<T>>::size, panel_lanes<Compute<T>>);
-    const std::ptrdiff_t panels = ceil_div(p.out_channels, panel);
-    const std::ptrdiff_t threads = num_threads();
-    const double terms = static_cast<double>(p.terms());
-    std::ptrdiff_t& cut = plan.images == 1 ? plan.rows : plan.images;
-    std::ptrdiff_t& cut_blocks = plan.images == 1 ? plan.row_blocks : plan.image_blocks;
-    const std::ptrdiff_t whole = cut;
-    const std::ptrdiff_t size = plan.images == 1 ? p.h.out : p.images;
-    const double weight = p.panels ? weight_work : 2 * weight_work;
-    double least = 0;
-    std::ptrdiff_t best = whole;
-    for (std::ptrdiff_t parts = 1; parts <= smaller(threads, whole); ++parts) {
-        cut = ceil_div(whole, parts);
-        cut_blocks = ceil_div(size, cut);
-        const double places =
-            static_cast<double>(plan.images * ((plan.rows - 1) * p.h.stride + larger(p.h.taps, 1)) *
-                                ((plan.columns - 1) * p.w.stride + larger(p.w.taps, 1)));
-        const double pixels = static_cast<double>(plan.images * plan.rows * plan.columns);
-        const double window =
-            p.h.taps * p.w.taps > 1 ? copy_work * places * static_cast<double>(p.in_channels) : 0;
-        for (std::ptrdiff_t blocks = 1; blocks <= smaller(panels, 4 * threads); ++blocks) {
-            const std::ptrdiff_t each = ceil_div(panels, blocks);
-            const std::ptrdiff_t tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks *
-                                         ceil_div(panels, each) * others;
-            const double task =
-                static_cast<double>(each * panel) * terms * (pixels + weight) + window;
-            const double work = static_cast<double>(ceil_div(tasks, threads)) * task +
-                                (tasks > 1 ? region_work : 0);
-            if (least == 0 || work < least) {
-                least = work;
-                best = cut;
-                plan.channels = each * panel;
-            }
-        }
-    }
-    cut = best;
-    cut_blocks = ceil_div(size, cut);
-    plan.channel_blocks = ceil_div(p.out_channels, plan.channels);
-}
-
 // One tap, and no padding.
 template <class Isa, class T>
 bool is_pointwise(const Correlation<T>& p) {
@@ -164,6 +111,60 @@ bool is_matrix(const Correlation<T>& p) {
 template <class Isa, class T>
 bool packs_tiles(const Correlation<T>& p) {
     return is_matrix<Isa>(p) && (p.images * p.h.out * p.w.out > 128 || !reads_in_place<Isa>(p));
+}
+
+// Multiply-adds in the time that a region's hand-over to other threads takes (some 2 us), that an
+// element of a window is copied in, and that a weight is read in.
+constexpr double region_work = 2e5;
+constexpr double copy_work = 8;
+constexpr double weight_work = 10;
+
+// Rows (or images) of a block in parts, and its channels in blocks, so that all threads finish
+// soon: the longest of their shares counts. Each part reads (and packs) the weights once more, each
+// block copies the window once more.
+template <class Isa, class T>
+void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_t others) {
+    // As many as a tile has at most, so that none lies in two panels of packed weights.
+    constexpr std::ptrdiff_t panel =
+        smaller(4 * Vec<Isa, Compute<T>>::size, panel_lanes<Compute<T>>);
+    const std::ptrdiff_t panels = ceil_div(p.out_channels, panel);
+    const std::ptrdiff_t threads = num_threads();
+    const double terms = static_cast<double>(p.terms());
+    std::ptrdiff_t& cut = plan.images == 1 ? plan.rows : plan.images;
+    std::ptrdiff_t& cut_blocks = plan.images == 1 ? plan.row_blocks : plan.image_blocks;
+    const std::ptrdiff_t whole = cut;
+    const std::ptrdiff_t size = plan.images == 1 ? p.h.out : p.images;
+    const double weight = p.panels ? weight_work : 2 * weight_work;
+    double least = 0;
+    std::ptrdiff_t best = whole;
+    for (std::ptrdiff_t parts = 1; parts <= smaller(threads, whole); ++parts) {
+        cut = ceil_div(whole, parts);
+        cut_blocks = ceil_div(size, cut);
+        const double places =
+            static_cast<double>(plan.images * ((plan.rows - 1) * p.h.stride + larger(p.h.taps, 1)) *
+                                ((plan.columns - 1) * p.w.stride + larger(p.w.taps, 1)));
+        const double pixels = static_cast<double>(plan.images * plan.rows * plan.columns);
+        const bool copied = p.h.taps * p.w.taps > 1 || packs_tiles<Isa>(p);
+        const double window =
+            copied ? copy_work * places * static_cast<double>(p.in_channels) : 0;
+        for (std::ptrdiff_t blocks = 1; blocks <= smaller(panels, 4 * threads); ++blocks) {
+            const std::ptrdiff_t each = ceil_div(panels, blocks);
+            const std::ptrdiff_t tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks *
+                                         ceil_div(panels, each) * others;
+            const double task =
+                static_cast<double>(each * panel) * terms * (pixels + weight) + window;
+            const double work = static_cast<double>(ceil_div(tasks, threads)) * task +
+                                (tasks > 1 ? region_work : 0);
+            if (least == 0 || work < least) {
+                least = work;
+                best = cut;
+                plan.channels = each * panel;
+            }
+        }
+    }
+    cut = best;
+    cut_blocks = ceil_div(size, cut);
+    plan.channel_blocks = ceil_div(p.out_channels, plan.channels);
 }
 
 // `others`: how many correlations of this shape there are.
