@@ -371,19 +371,35 @@ def test_large_windows(kernel, layout):
     assert reference.average_backward_error(grad, y, *grid) < AVERAGE_BOUND
 
 
-def test_dilated_rows_beyond_the_row_cache():
+@pytest.mark.parametrize("dilation", [6, 8, 11])
+def test_dilated_rows_beyond_the_row_cache(dilation):
     x = np.random.default_rng(2).standard_normal((1, 2, 50, 30))
     arguments = {
         "kernel": (4, 2),
         "stride": (1, 1),
         "padding": (2, 1),
-        "dilation": (11, 3),
+        "dilation": (dilation, 3),
         "ceil_mode": False,
     }
-    y, indices = so.max_pool2d(x, (4, 2), 1, (2, 1), (11, 3), return_indices=True)
+    y, indices = so.max_pool2d(x, (4, 2), 1, (2, 1), (dilation, 3), return_indices=True)
     y_expected, indices_expected = reference.max_pool2d(x, **arguments)
     assert same_bits(y, y_expected)
     np.testing.assert_array_equal(indices, indices_expected)
+
+
+@pytest.mark.parametrize("step", [2, 5, -1])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64])
+def test_wide_rows_with_steps(dtype, stride, step):
+    """Columns that are no neighbours are gathered some hundred at a time."""
+    x = np.random.default_rng(11).integers(-999, 999, (1, 2, 5, 3001)).astype(dtype)[..., ::step]
+    plain = x.copy()
+    for padding in (0, 1):
+        for call in (so.max_pool2d, so.avg_pool2d):
+            if dtype != np.int64 or call is so.max_pool2d:
+                assert same_bits(call(x, 3, stride, padding), call(plain, 3, stride, padding))
+        found = [so.max_pool2d(v, 3, stride, padding, return_indices=True)[1] for v in (x, plain)]
+        np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 5, 2**18])
