@@ -82,7 +82,9 @@ def test_tiles_stay_in_registers(level, type_name):
             numbers = ", ".join(map(str, sizes))
             # A tile may have a form for packed rows, with their pitch behind its sizes.
             part = f"{function}<stableops::isa::{level}, {type_name}, {numbers}"
-            forms = [body for name, body in functions(path).items() if re.search(part + "[,>]", name)]
+            forms = [
+                body for name, body in functions(path).items() if re.search(part + "[,>]", name)
+            ]
             assert forms, (path, part)
             for loop in map(innermost_fma_loop, forms):
                 assert sum("vfmadd" in text for text in loop) == multiply_adds, (path, part)
