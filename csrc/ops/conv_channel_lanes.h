@@ -313,6 +313,10 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                                         : p.panel_of(k) + terms * panel_step;
                     later = ahead_rows(next, panel_step * size, last - first, panel_step * size,
                                        last - first);
+                    // A single tile cannot fetch a whole panel: it fetches its own, just in time.
+                    if (tiles == 1)
+                        later = ahead_rows(panel + 16 * panel_step, panel_step * size, last - first,
+                                           line_bytes, last - first);
                 } else if constexpr (std::is_same_v<T, C>) {
                     if (!pack && !stripes) {
                         panel_step = weight.stride[2];
@@ -329,7 +333,8 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                 T* y = p.y + b.n * p.y_stride.n + k * p.y_stride.c + b.h * p.y_stride.h +
                        b.w * p.y_stride.w;
                 Ahead results{};
-                if (q == chunks - 1 && p.y_stride.c == 1 && pixels.images * pixels.rows == 1)
+                if (q == chunks - 1 && tiles > 1 && p.y_stride.c == 1 &&
+                    pixels.images * pixels.rows == 1)
                     results = ahead_rows(
                         y, p.y_stride.w * static_cast<std::ptrdiff_t>(sizeof(T)), pixels.length,
                         used * static_cast<std::ptrdiff_t>(sizeof(T)), last - first);

@@ -231,7 +231,10 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
     if (work_of_all < static_cast<double>(wanted * task_work))
         wanted = static_cast<std::ptrdiff_t>(work_of_all) / task_work;
     const std::ptrdiff_t parts = ceil_div(wanted, plan.tasks() * others);
-    if (parts > 1 && plan.images == 1) {
+    if (parts > 1 && plan.images == 1 && plan.rows == 1) {
+        plan.columns = ceil_div(plan.columns, parts);
+        plan.column_blocks = ceil_div(p.w.out, plan.columns);
+    } else if (parts > 1 && plan.images == 1) {
         plan.rows = ceil_div(plan.rows, parts);
         plan.row_blocks = ceil_div(p.h.out, plan.rows);
     } else if (parts > 1) {
