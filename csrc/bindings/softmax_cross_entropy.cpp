@@ -73,7 +73,8 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
         arguments.indices = indices.data<const std::int64_t>();
     } else {
         throw py::value_error("labels has shape " + shape_text(any_labels) +
-                              "; it must be " + shape_text(kept.ndim, kept.size) + " (class indices) or " +
+                              "; it must be " + shape_text(kept.ndim, kept.size) +
+                              " (class indices) or " +
                               shape_text(logits) +
                               " (class weights) for logits of shape " +
                               shape_text(logits) + " and axis=" + std::to_string(axis));

@@ -161,8 +161,8 @@ struct AlongFloat {
                                   keep);
             if (i >= n) break;
             // The group of the hole, and the one that is not full.
-            a.add_partly(x + i, keep ? values + i : nullptr, keep ? rests + i : nullptr, keep, n - i,
-                         hole - i, x[0]);
+            a.add_partly(x + i, keep ? values + i : nullptr, keep ? rests + i : nullptr, keep,
+                         n - i, hole - i, x[0]);
             i += sum_lanes;
             stop = whole;
         }
@@ -206,8 +206,8 @@ struct AlongFloat {
     }
 
   private:
-    // streams: past the caches, where out is aligned; the caller fences. terms(i, lanes, e) gives the
-    // next E.
+    // streams: past the caches, where out is aligned; the caller fences. terms(i, lanes, e) gives
+    // the next E.
     template <class Terms>
     [[gnu::always_inline]] static inline void write(float* out, std::ptrdiff_t n, double factor,
                                                     bool streams, const Terms& terms) {

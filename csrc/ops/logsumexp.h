@@ -316,21 +316,22 @@ struct LogSumExp {
 
     struct Row {
         D peak;
+        D float_log;  // by the sum in float32 lanes
     };
 
     // A sum that is right to 2^-27.7 gives results above 1/2 in magnitude.
-    Mask<Isa, double> accepts(const FloatSum<Isa>& sum, const Row&) const {
+    Mask<Isa, double> accepts(const FloatSum<Isa>& sum, Row& row) const {
         Mask<Isa, double> in_range = in_float_range(sum);
-        return in_range &
-               (abs(log_fast(select(in_range, sum.sum, D::splat(1)))) > D::splat(0.5));
+        row.float_log = log_fast(select(in_range, sum.sum, D::splat(1)));
+        return in_range & (abs(row.float_log) > D::splat(0.5));
     }
     template <class Form>
-    void finish_float(Form, std::ptrdiff_t first, std::ptrdiff_t n, const FloatSum<Isa>& sum,
-                      Mask<Isa, double> accepted, Row&) const {
-        D log = log_fast(select(accepted, sum.sum, D::splat(1)));
+    void finish_float(Form, std::ptrdiff_t first, std::ptrdiff_t n, const FloatSum<Isa>&,
+                      Mask<Isa, double> accepted, const Row& row) const {
         for (int j = 0; j < n; ++j) {
             if (accepted[j] == 0) continue;
-            write_row_value<Isa>(writer.shape, writer.y, first + j, static_cast<C>(log[j]));
+            write_row_value<Isa>(writer.shape, writer.y, first + j,
+                                 static_cast<C>(row.float_log[j]));
             if (writer.sign != nullptr)
                 write_row_value<Isa>(writer.shape, *writer.sign, first + j, C{1});
         }
@@ -338,7 +339,7 @@ struct LogSumExp {
 
     template <class Form>
     Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
-        return {D::zero()};
+        return {D::zero(), D::zero()};
     }
     template <class Form>
     D peak(Form, std::ptrdiff_t n, const C* const* in, const Row&) const {

@@ -29,7 +29,8 @@
 // accepts; `float_lanes` says so, and then there are
 //   float_emits                     whether elements are written in float32 lanes too
 //   std::int64_t hole(row, lane)    the column that the sum leaves out, or -1 (if `has_holes`)
-//   Mask accepts(sum, row)          the rows (lanes) whose results follow from this sum
+//   Mask accepts(sum, row)          the rows (lanes) whose results follow from this sum; may note
+//                                   in row what finish_float() needs as well
 //   void finish_float(form, first, n, sum, accepted, row)   as finish(), for the accepted rows: what
 //                                   emit() needs, with a peak of 0; row.factor; row.float_emit
 //   void patch(column, n, out, stride, lane, row)           elements that are no such product
@@ -477,7 +478,7 @@ struct RowDriver {
         std::ptrdiff_t length = smaller<Isa>(shape.cols, sum_block);
         length = (length + 15) / 16 * 16;
         std::ptrdiff_t kept =
-            (Op::float_lanes || Op::keeps) && Op::emits ? smaller<Isa>(length, kept_columns<C>) : 0;
+            float_emits || (Op::keeps && Op::emits) ? smaller<Isa>(length, kept_columns<C>) : 0;
         std::ptrdiff_t kept_from = (inputs + (mask == nullptr ? 1 : 2)) * length;
         C* scratch = static_cast<C*>(
             thread_scratch(static_cast<std::size_t>(kept_from + 2 * kept) * sizeof(C)));
@@ -566,10 +567,12 @@ struct RowDriver {
         fetch(lines, row, column, n, data);
         std::ptrdiff_t hole = -1;
         if constexpr (Op::has_holes) hole = op.hole(state, 0) - column;
-        if (Op::emits && out != nullptr && shape.cols <= kept_columns<C>)
-            return AlongFloat<Isa>::template block<true>(
-                data[0], n, hole, lines.values, lines.rests,
-                reinterpret_cast<const float*>(out->data + row_offset<Isa>(shape, *out, row)));
+        if constexpr (float_emits) {
+            if (out != nullptr && shape.cols <= kept_columns<C>)
+                return AlongFloat<Isa>::template block<true>(
+                    data[0], n, hole, lines.values, lines.rests,
+                    reinterpret_cast<const float*>(out->data + row_offset<Isa>(shape, *out, row)));
+        }
         return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr);
     }
     [[gnu::noinline]] void float_emit_block(Lines& lines, std::ptrdiff_t row,

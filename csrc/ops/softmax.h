@@ -404,6 +404,7 @@ struct LogSoftmax {
     struct Row {
         D peak;
         Number log_sum;
+        D float_log;  // by the sum in float32 lanes
     };
 
     template <class Form>
@@ -426,15 +427,16 @@ struct LogSoftmax {
         row.log_sum = plus(row.log_sum, E::of(select(is_finite(row.peak), D::zero(), nan)));
     }
     // A sum that is right to 2^-27.7 gives results above 1/2 in magnitude.
-    Mask<Isa, double> accepts(const FloatSum<Isa>& sum, const Row&) const {
-        D top = sum.largest - log_fast(select(in_float_range(sum), sum.sum, D::splat(1)));
-        return in_float_range(sum) & (top < D::splat(-0.5));
+    Mask<Isa, double> accepts(const FloatSum<Isa>& sum, Row& row) const {
+        Mask<Isa, double> in_range = in_float_range(sum);
+        row.float_log = log_fast(select(in_range, sum.sum, D::splat(1)));
+        return in_range & (sum.largest - row.float_log < D::splat(-0.5));
     }
     template <class Form>
-    void finish_float(Form, std::ptrdiff_t, std::ptrdiff_t, const FloatSum<Isa>& sum,
+    void finish_float(Form, std::ptrdiff_t, std::ptrdiff_t, const FloatSum<Isa>&,
                       Mask<Isa, double>, Row& row) const {
         row.peak = D::zero();
-        if constexpr (sizeof(C) == 4) row.log_sum = log_fast(sum.sum);
+        if constexpr (sizeof(C) == 4) row.log_sum = row.float_log;
     }
     void patch(std::ptrdiff_t, std::ptrdiff_t, C*, std::ptrdiff_t, int, const Row&) const {}
     template <class Form>
