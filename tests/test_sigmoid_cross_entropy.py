@@ -90,6 +90,19 @@ def ours(x, y):
     return so.sigmoid_cross_entropy(x, y, reduction="none", return_grad=True)
 
 
+def test_subnormal_loss():
+    """Labels so small that y x is next to the least normal number; found by the search."""
+    rng = np.random.default_rng(0)
+    x = -rng.uniform(700, 1400, 200)
+    y = np.ldexp(np.round(rng.uniform(1, 2, 200), 4), -rng.integers(1028, 1074, 200))
+    x, y = (
+        np.append(x, float.fromhex("-0x1.d61d143071d69p+9")),
+        np.append(y, float.fromhex("0x0.004001p-1022")),
+    )
+    want = [reference.sigmoid_cross_entropy(float(a), float(b)) for a, b in zip(x, y, strict=True)]
+    assert worst_ulp_error(ours(x, y)[0], want, np.float64)[0] <= 0.76
+
+
 def naive_probability(x, y):
     p = 1 / (1 + np.exp(-x))
     return -(y * np.log(p) + (1 - y) * np.log(1 - p)), p - y

@@ -60,9 +60,9 @@ def sigmoid_cross_entropy(
 
     Notes
     -----
-    Where y is in [0, 1] an element's loss has at most 0.501 ULP of error in float32 and 0.503 in
-    float64 (bounds 1 and 1.5), the gradient 0.501 and 0.500 (bounds 1 and 2); also where the
-    prediction is right and confident, where ``max(x, 0) - x * y + log1p(exp(-abs(x)))`` and
+    Where y is in [0, 1] an element's loss is within 1 ULP (float32) or 1.5 ULP (float64), its
+    gradient within 1 or 2; worst found 0.501 and 0.503 (0.75 for subnormal losses, which are
+    rounded twice), and 0.501 and 0.501; also where the prediction is right and confident, where ``max(x, 0) - x * y + log1p(exp(-abs(x)))`` and
     ``sigmoid(x) - y`` have no digits left. Labels outside [0, 1] and soft labels, for which loss or
     gradient vanish somewhere, keep these bounds until next to nothing is left of the terms
     (float32: 2**-45, float64: 2**-50 of them).
