@@ -45,7 +45,7 @@ def relu_backward(grad_output, output):
     return np.where(positive, grad_output, np.zeros((), np.asarray(grad_output).dtype))
 
 
-# Elementwise functions at one number, to 60 digits (more than 300 where x is tiny or huge).
+# Elementwise functions at one number, to 60 digits (more than 300 where x is tiny).
 
 
 def _precise(function):
@@ -53,7 +53,7 @@ def _precise(function):
 
     @functools.wraps(function)
     def wrapper(*values):
-        with mpmath.workprec(2400 if any(0 < abs(v) < 1e-100 for v in values) else 300):
+        with mpmath.workprec(2400 if any(0 < abs(v) < 1e-30 for v in values) else 300):
             return function(*map(mpf, values))
 
     return wrapper

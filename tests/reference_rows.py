@@ -155,7 +155,24 @@ FOUND_BY_SEARCH = {
     "log_softmax float32": "-0x1.8828e2p-2 -0x1.a99d62p+2 -0x1.8828e2p-2 -0x1.fcfb44p+0",
     "logsumexp float64": "-0x1.c244126b424e3p+0 -0x1.12b0b285ec91dp+1 -0x1.40cbac0be47a9p-2",
     "logsumexp float32": "-0x1.f1e75p+0 -0x1.f1e75p+0 -0x1.f1e75p+0 -0x1.f1e752p+0",
-    "softmax_cross_entropy float32": "-0x1.35756ap+4 -0x1.346d6ap+4",
+    "softmax_cross_entropy float32": (
+        "-0x1.4f2fc2p-4 -0x1.8947b6p+5 -0x1.545a0ep+5 -0x1.b6aabp+5 -0x1.545a0ep+5 "
+        "-0x1.9700c6p+2 -0x1.ea682ap+5"
+    ),
+    "softmax_cross_entropy_grad float32": (
+        "0x1.9879bap-3 0x1.9b6434p+5 -0x1.17f062p-1 -0x1.51524ep-2 -0x1.9b5648p-2 "
+        "0x1.f85054p-3 -0x1.ba5648p-2 -0x1.954ea8p-2 0x1.122ee2p-5 0x1.1cbeccp-2 "
+        "-0x1.954ea8p-2 -0x1.e9eedap-4 0x1.8ab9cep-3 -0x1.e9eedcp-4 0x1.9b6434p+5 "
+        "-0x1.ac500ap-8 -0x1.ac500ap-8"
+    ),
+    "softmax_cross_entropy_grad float64": (
+        "-0x1.6770a5e51caaep+2 -0x1.abf45b19b6699p+4 -0x1.8ba2cc394acf8p+3 "
+        "-0x1.920742fb4f679p+3 -0x1.5e7060c297070p+2 -0x1.8c77c3604ff97p+0 "
+        "-0x1.cb8bb4cdd6722p+1 -0x1.b329f72e69037p+3 -0x1.9e4eb9adfa5bdp+1 "
+        "-0x1.22212d1f91345p-1 -0x1.8c77c3604ff97p+0 -0x1.dd05fd0a229c6p+1 "
+        "-0x1.52b5d721e3a83p+3 -0x1.f8d99531c104bp+2 -0x1.7ea28cd0588d4p+0 "
+        "-0x1.65f7eab2b101bp+4 -0x1.aea0ae8efaf89p+2"
+    ),
 }
 
 
