@@ -103,6 +103,14 @@ def test_subnormal_loss():
     assert worst_ulp_error(ours(x, y)[0], want, np.float64)[0] <= 0.76
 
 
+def test_gradient_of_tiny_logits_beside_one_half():
+    """The gradient is next to x / 4, with nothing left of the terms; found by the search."""
+    x = np.append(np.ldexp(np.random.default_rng(0).uniform(-1, 1, 200), -np.arange(200) * 5), 0.0)
+    x[-1] = float.fromhex("0x1.34daf78d05325p-54")
+    want = [reference.sigmoid_cross_entropy_grad(float(a), 0.5) for a in x]
+    assert worst_ulp_error(ours(x, np.full_like(x, 0.5))[1], want, np.float64)[0] <= 2
+
+
 def naive_probability(x, y):
     p = 1 / (1 + np.exp(-x))
     return -(y * np.log(p) + (1 - y) * np.log(1 - p)), p - y

@@ -62,10 +62,11 @@ def sigmoid_cross_entropy(
     -----
     Where y is in [0, 1] an element's loss is within 1 ULP (float32) or 1.5 ULP (float64), its
     gradient within 1 or 2; worst found 0.501 and 0.503 (0.75 for subnormal losses, which are
-    rounded twice), and 0.501 and 0.501; also where the prediction is right and confident, where ``max(x, 0) - x * y + log1p(exp(-abs(x)))`` and
-    ``sigmoid(x) - y`` have no digits left. Labels outside [0, 1] and soft labels, for which loss or
-    gradient vanish somewhere, keep these bounds until next to nothing is left of the terms
-    (float32: 2**-45, float64: 2**-50 of them).
+    rounded twice), and 0.501 and 0.501 (1.0 for y = 1/2 and tiny x, where the gradient is x / 4);
+    also where the prediction is right and confident, where ``max(x, 0) - x * y +
+    log1p(exp(-abs(x)))`` and ``sigmoid(x) - y`` have no digits left. Labels outside [0, 1] and soft
+    labels, for which loss or gradient vanish somewhere, keep these bounds until next to nothing is
+    left of the terms (float32: 2**-45, float64: 2**-50 of them).
 
     Sums run over the elements in C order whatever the memory layout (in blocks of 8192, each in 16
     lanes, the blocks in order), in double the precision for float64 and in float64 for other
