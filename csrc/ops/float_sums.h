@@ -126,11 +126,12 @@ struct AlongFloat {
         }
     }
 
-    // A block of a row, without column `hole` (negative: all). values and rests get E of every column.
+    // A block of a row, without column `hole` (negative: all). values and rests get E of every
+    // column. `destination`, if given, is written next: its lines are fetched meanwhile.
     template <bool keep>
     [[gnu::noinline]] static FloatSum<Isa> block(const float* x, std::ptrdiff_t n,
                                                  std::ptrdiff_t hole, float* values, float* rests,
-                                                 const float* destination = nullptr) {
+                                                 const float* destination) {
         AlongFloat a;
 #pragma GCC unroll 16
         for (int s = 0; s < slots; ++s) a.sum[s] = D::zero();
@@ -151,7 +152,7 @@ struct AlongFloat {
                 // Rows from memory: 2 KB ahead, on which the hardware does not insist across pages.
                 for (int line = 0; line < step; line += 16) {
                     __builtin_prefetch(x + i + 512 + line);
-                    if (keep) __builtin_prefetch(destination + i + line, 1);
+                    if (destination != nullptr) __builtin_prefetch(destination + i + line, 1);
                 }
                 a.template add<at_once / vectors>(x + i, keep ? values + i : passing,
                                                   keep ? rests + i : nullptr, keep);

@@ -312,9 +312,17 @@ void backward_short_rows(const NormShape& shape, const NormOperand* grad_x,
         const RowGradient<Isa> r = row_gradient<Isa>(
             total, static_cast<double>(s.n), load_some<Isa>(mean + row, rows),
             load_some<Isa>(rstd + row, rows), loadu<Isa>(prescale), D::splat(1), false);
-        double of[7][lanes];
-        const D values[] = {r.mean, r.rest, r.prescale, r.rstd, r.c, r.t, r.scaled_rstd};
-        for (int j = 0; j < 7; ++j) storeu(of[j], values[j]);
+        struct {
+            double mean[lanes], rest[lanes], prescale[lanes], rstd[lanes];
+            double c[lanes], t[lanes], scaled_rstd[lanes];
+        } of;
+        storeu(of.mean, r.mean);
+        storeu(of.rest, r.rest);
+        storeu(of.prescale, r.prescale);
+        storeu(of.rstd, r.rstd);
+        storeu(of.c, r.c);
+        storeu(of.t, r.t);
+        storeu(of.scaled_rstd, r.scaled_rstd);
         for_each_vec<Isa, W::size>(s.n, [&](std::ptrdiff_t i,
                                             auto here) __attribute__((always_inline)) {
             D weight[W::parts], weights[W::parts], biases[W::parts];
@@ -329,20 +337,20 @@ void backward_short_rows(const NormShape& shape, const NormOperand* grad_x,
             for (std::ptrdiff_t k = 0; k < rows; ++k) {
                 W v = load_wide<Isa>(from[k] + i, here);
                 const W gradient = load_wide<Isa>(g[k] + i, here);
-                const D rstd_k = D::splat(of[3][k]);
+                const D rstd_k = D::splat(of.rstd[k]);
 #pragma GCC unroll 2
                 for (int j = 0; j < W::parts; ++j) {
                     D d = v.part[j];
                     if constexpr (sizeof(C) == 8) {
-                        d = (d * D::splat(of[2][k]) - D::splat(of[0][k])) - D::splat(of[1][k]);
+                        d = (d * D::splat(of.prescale[k]) - D::splat(of.mean[k])) - D::splat(of.rest[k]);
                     } else {
-                        d = d - D::splat(of[0][k]);
+                        d = d - D::splat(of.mean[k]);
                     }
                     const D u = gradient.part[j];
-                    weights[j] = weights[j] + u * (d * D::splat(of[6][k]));
+                    weights[j] = weights[j] + u * (d * D::splat(of.scaled_rstd[k]));
                     biases[j] = biases[j] + u;
                     v.part[j] =
-                        (u * (rstd_k * weight[j]) - D::splat(of[4][k])) - d * D::splat(of[5][k]);
+                        (u * (rstd_k * weight[j]) - D::splat(of.c[k])) - d * D::splat(of.t[k]);
                 }
                 if (to[k]) store_wide(to[k] + i, v, here);
             }

@@ -169,7 +169,14 @@ void write_line(char* to, const C* from, std::ptrdiff_t stride, std::ptrdiff_t n
         }
     } else {
         constexpr int size = Vec<Isa, float>::size;
-        for (std::ptrdiff_t i = 0; i < n; i += size) {
+        std::ptrdiff_t i = 0;
+        if constexpr (std::is_same_v<C, float>) {
+            if (stride == sizeof(T)) {
+                for (; i + size <= n; i += size)
+                    store(reinterpret_cast<T*>(to) + i, loadu<Isa>(from + i), AllLanes{});
+            }
+        }
+        for (; i < n; i += size) {
             std::ptrdiff_t count = smaller<Isa, std::ptrdiff_t>(size, n - i);
             float wide[size] = {};
             for (std::ptrdiff_t j = 0; j < count; ++j) wide[j] = static_cast<float>(from[i + j]);
@@ -567,13 +574,16 @@ struct RowDriver {
         fetch(lines, row, column, n, data);
         std::ptrdiff_t hole = -1;
         if constexpr (Op::has_holes) hole = op.hole(state, 0) - column;
-        if constexpr (float_emits) {
-            if (out != nullptr && shape.cols <= kept_columns<C>)
-                return AlongFloat<Isa>::template block<true>(
-                    data[0], n, hole, lines.values, lines.rests,
-                    reinterpret_cast<const float*>(out->data + row_offset<Isa>(shape, *out, row)));
-        }
-        return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr);
+        const bool is_short = out != nullptr && shape.cols <= kept_columns<C>;
+        const float* destination = nullptr;
+        if (is_short && in_place(*out))
+            destination =
+                reinterpret_cast<const float*>(out->data + row_offset<Isa>(shape, *out, row));
+        if (float_emits && is_short)
+            return AlongFloat<Isa>::template block<true>(data[0], n, hole, lines.values,
+                                                         lines.rests, destination);
+        return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr,
+                                                      destination);
     }
     [[gnu::noinline]] void float_emit_block(Lines& lines, std::ptrdiff_t row,
                                                         std::ptrdiff_t column,
