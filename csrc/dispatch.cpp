@@ -40,10 +40,8 @@ struct Level {
 const Level levels[] = {
     {kernels_of<isa::Baseline>("baseline"), [] { return true; }},
 #if defined(__x86_64__) || defined(_M_X64)
-    {kernels_of<isa::X86V3>("x86-64-v3"),
-     [] { return __builtin_cpu_supports("x86-64-v3") != 0; }},
-    {kernels_of<isa::X86V4>("x86-64-v4"),
-     [] { return __builtin_cpu_supports("x86-64-v4") != 0; }},
+    {kernels_of<isa::X86V3>("x86-64-v3"), [] { return __builtin_cpu_supports("x86-64-v3") != 0; }},
+    {kernels_of<isa::X86V4>("x86-64-v4"), [] { return __builtin_cpu_supports("x86-64-v4") != 0; }},
 #endif
 };
 
@@ -51,8 +49,7 @@ std::atomic<const Kernels*> active{nullptr};
 
 const Kernels* find_level(const char* name) {
     for (const Level& level : levels)
-        if (std::strcmp(level.kernels.level, name) == 0 && level.runs_here())
-            return &level.kernels;
+        if (std::strcmp(level.kernels.level, name) == 0 && level.runs_here()) return &level.kernels;
     return nullptr;
 }
 
@@ -67,7 +64,8 @@ const Kernels* choose_level() {
     if (const Kernels* found = find_level(wanted)) return found;
     std::string allowed;
     for (const Level& level : levels)
-        if (level.runs_here()) allowed += (allowed.empty() ? "" : ", ") + std::string(level.kernels.level);
+        if (level.runs_here())
+            allowed += (allowed.empty() ? "" : ", ") + std::string(level.kernels.level);
     throw std::invalid_argument("STABLEOPS_ISA=" + std::string(wanted) +
                                 " is no SIMD level of this build and CPU; allowed: " + allowed);
 }

@@ -1,5 +1,6 @@
 #pragma once
-// Storage types of array elements. float16 and bfloat16 carry bits only: kernels compute in float32.
+// Storage types of array elements. float16 and bfloat16 carry bits only: kernels compute in
+// float32.
 #include <cstdint>
 #include <type_traits>
 

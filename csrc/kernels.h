@@ -25,7 +25,8 @@ struct ElementwiseKernels {
     void (*relu)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*relu_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
     void (*sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
-    void (*sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* y);
+    void (*sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
+                             const T* y);
     void (*log_sigmoid)(const ElementwisePlan<2>& plan, T* y, const T* x);
     void (*log_sigmoid_backward)(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y,
                                  const T* x);
@@ -185,7 +186,8 @@ struct SoftmaxKernels {
 };
 
 struct LogSumExpKernels {
-    // y and sign have one value a row. sign may be nullptr; b are weights (or booleans), or nullptr.
+    // y and sign have one value a row. sign may be nullptr; b are weights (or booleans), or
+    // nullptr.
     void (*logsumexp)(const RowShape& shape, const RowOperand& y, const RowOperand* sign,
                       const RowOperand& x, const RowOperand* b);
     void (*logsumexp_backward)(const RowShape& shape, const RowOperand& grad_x,
@@ -197,10 +199,11 @@ struct CrossEntropyKernels {
     void (*linear_cross_entropy)(const LinearCrossEntropyArguments& arguments);
 };
 
-// mean, rstd and variance have a value a row, in the order (sample, group). The result may not be an
-// input.
+// mean, rstd and variance have a value a row, in the order (sample, group). The result may not be
+// an input.
 struct NormKernels {
-    // Statistics of the rows, and y = (x - mean) rstd weight + bias. variance (biased) may be nullptr.
+    // Statistics of the rows, and y = (x - mean) rstd weight + bias. variance (biased) may be
+    // nullptr.
     void (*normalize)(const NormShape& shape, const NormOperand& y, const NormOperand& x,
                       const NormAffine& affine, double eps, double* mean, double* rstd,
                       double* variance);

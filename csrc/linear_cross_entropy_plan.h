@@ -1,6 +1,6 @@
 #pragma once
-// The arguments of linear_cross_entropy behind the boundary. Arrays are of the compute type; rows are
-// tokens.
+// The arguments of linear_cross_entropy behind the boundary. Arrays are of the compute type; rows
+// are tokens.
 #include <cstddef>
 #include <cstdint>
 

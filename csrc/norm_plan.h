@@ -6,9 +6,9 @@
 
 namespace stableops {
 
-// An array as samples x groups x planes x length. A row, which has a mean and a variance of its own,
-// is one group of one sample; its columns are in the order (plane, position). Batch norm has one
-// sample, the channels for groups, and the images for planes; group norm has the channels of a
+// An array as samples x groups x planes x length. A row, which has a mean and a variance of its
+// own, is one group of one sample; its columns are in the order (plane, position). Batch norm has
+// one sample, the channels for groups, and the images for planes; group norm has the channels of a
 // group for planes; layer norm has one group and one plane. `samples` and `length` are products
 // of axes, each at least one.
 struct NormShape {

@@ -26,7 +26,8 @@ struct Pool2dShape {
 
 // What avg_pool2d and adaptive_avg_pool2d divide by, and where their windows lie.
 struct AvgPool2dRule {
-    bool adaptive;  // windows cut the image into out_h x out_w parts; kernel, stride, pad do not count
+    bool adaptive;  // windows cut the image into out_h x out_w parts; kernel, stride, pad do not
+                    // count
     bool count_include_pad;
     std::int64_t divisor;  // 0: the number of elements of the window
 };

@@ -34,10 +34,14 @@ enum class Dtype { float64, float32, float16, bfloat16 };
 template <class F>
 decltype(auto) with_dtype(Dtype dtype, F&& f) {
     switch (dtype) {
-        case Dtype::float64: return f(double{});
-        case Dtype::float32: return f(float{});
-        case Dtype::float16: return f(float16{});
-        default: return f(bfloat16{});
+        case Dtype::float64:
+            return f(double{});
+        case Dtype::float32:
+            return f(float{});
+        case Dtype::float16:
+            return f(float16{});
+        default:
+            return f(bfloat16{});
     }
 }
 
@@ -74,7 +78,8 @@ Array as_int64_array(const py::object& x, const char* name, bool allow_bool = fa
 // Any array-like of bools.
 Array as_bool_array(const py::object& x, const char* name);
 
-// NumPy's promotion of the dtypes of several arrays (float32 for float16 with bfloat16), and a cast to it (a copy if it differs).
+// NumPy's promotion of the dtypes of several arrays (float32 for float16 with bfloat16), and a cast
+// to it (a copy if it differs).
 Dtype promoted(std::span<const FloatArray* const> arrays);
 void cast_to(FloatArray& array, Dtype dtype);
 
@@ -144,9 +149,9 @@ void order_dimensions(int* order, int count, const Before& before) {
     }
 }
 
-// Merges and orders the common dimensions of arrays of one shape (operand 0 leads): no dimensions of
-// size 1, neighbours that all operands traverse as one are one, the smallest strides come last, and
-// none runs backwards in all operands. At least one dimension is left. False if there are no
+// Merges and orders the common dimensions of arrays of one shape (operand 0 leads): no dimensions
+// of size 1, neighbours that all operands traverse as one are one, the smallest strides come last,
+// and none runs backwards in all operands. At least one dimension is left. False if there are no
 // elements. With Order::c the elements stay in C order: dimensions are merged only.
 enum class Order { memory, c };
 bool plan_dimensions(std::span<const Array* const> arrays, Order keep, int& ndim,

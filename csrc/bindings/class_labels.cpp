@@ -28,11 +28,11 @@ void check_indices(const Array& labels, bool were_unsigned, std::ptrdiff_t class
         if (k[i] >= 0 && k[i] < classes) continue;
         const bool wrapped = were_unsigned && k[i] < 0;
         if (k[i] == ignore_index && !wrapped) continue;
-        throw py::index_error(position_text(labels, i) + " is " +
-                              (wrapped ? std::to_string(static_cast<std::uint64_t>(k[i]))
-                                       : std::to_string(k[i])) +
-                              "; allowed are 0 to " + std::to_string(classes - 1) +
-                              " and ignore_index=" + std::to_string(ignore_index));
+        throw py::index_error(
+            position_text(labels, i) + " is " +
+            (wrapped ? std::to_string(static_cast<std::uint64_t>(k[i])) : std::to_string(k[i])) +
+            "; allowed are 0 to " + std::to_string(classes - 1) +
+            " and ignore_index=" + std::to_string(ignore_index));
     }
 }
 

@@ -1,9 +1,10 @@
 #pragma once
-// def<f>(m, name): f as a function of the module, of as many positional arguments as it has parameters.
+// def<f>(m, name): f as a function of the module, of as many positional arguments as it has
+// parameters.
 //
-// By CPython's own calling convention: pybind11's dispatcher, which looks for overloads and casters,
-// takes as long as the rest of a small call. Parameters are objects or flags; settings.h makes numbers
-// and words of objects, and names the argument when it cannot.
+// By CPython's own calling convention: pybind11's dispatcher, which looks for overloads and
+// casters, takes as long as the rest of a small call. Parameters are objects or flags; settings.h
+// makes numbers and words of objects, and names the argument when it cannot.
 #include <string>
 #include <type_traits>
 #include <utility>

@@ -23,8 +23,9 @@ void broadcast_together(FloatArray& x, FloatArray& b) {
         b.owner = both[1];
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_ValueError)) throw;
-        throw py::value_error("b has shape " + shape_text(b) + "; it must be broadcastable with x, " +
-                              "which has shape " + shape_text(x));
+        throw py::value_error("b has shape " + shape_text(b) +
+                              "; it must be broadcastable with x, " + "which has shape " +
+                              shape_text(x));
     }
 }
 
@@ -100,8 +101,8 @@ py::object logsumexp_backward(const py::object& grad_object, const py::object& x
     if (!has_shape(kept) && !has_shape(kept_ones))
         throw py::value_error("grad_output has shape " + shape_text(grad) + "; it must be " +
                               shape_text(kept.ndim, kept.size) + " or " +
-                              shape_text(kept_ones.ndim, kept_ones.size) +
-                              " for x of shape " + shape_text(x));
+                              shape_text(kept_ones.ndim, kept_ones.size) + " for x of shape " +
+                              shape_text(x));
     const FloatArray* const both[] = {&grad, &x};
     const Dtype dtype = promoted(both);
     cast_to(grad, dtype);

@@ -49,7 +49,8 @@ bool fits(const std::vector<npy_intp>& shape, std::ptrdiff_t groups, bool panels
         elements > static_cast<double>(size) || panels != wants_panels(sizes))
         return false;
     if (!panels) return elements == static_cast<double>(size);
-    return size == (dtype == Dtype::float64 ? panels_size<double>(sizes) : panels_size<float>(sizes));
+    return size ==
+           (dtype == Dtype::float64 ? panels_size<double>(sizes) : panels_size<float>(sizes));
 }
 
 }  // namespace
@@ -85,8 +86,9 @@ PackedWeight::PackedWeight(const py::tuple& state) {
         as_float_array(py::module_::import("numpy").attr("empty")(0, dtype_object), "dtype").dtype;
     panels = state[3].cast<bool>();
     const FloatArray saved = as_float_array(py::object(state[4]), "values");
-    const Dtype stored =
-        !panels ? dtype : dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
+    const Dtype stored = !panels                   ? dtype
+                         : dtype == Dtype::float64 ? Dtype::float64
+                                                   : Dtype::float32;
     if (!fits(shape, groups, panels, saved.size(), dtype) || saved.dtype != stored)
         throw py::value_error("this is not the state of a packed weight");
     PyObject* copy = PyArray_NewCopy(saved.get(), NPY_CORDER);
@@ -100,9 +102,8 @@ py::tuple PackedWeight::state() const {
 }
 
 std::string PackedWeight::text() const {
-    return "<packed weight of shape " +
-           shape_text(static_cast<int>(shape.size()), shape.data()) + ", " +
-           (shape.size() == 4 ? "groups " + std::to_string(groups) + ", " : "") +
+    return "<packed weight of shape " + shape_text(static_cast<int>(shape.size()), shape.data()) +
+           ", " + (shape.size() == 4 ? "groups " + std::to_string(groups) + ", " : "") +
            text_of(dtype_object) + ">";
 }
 
@@ -113,8 +114,8 @@ WeightArgument::WeightArgument(const py::object& weight, int ndim, const char* p
         return;
     }
     if (static_cast<int>(packed_->shape.size()) != ndim)
-        throw py::type_error("weight is " + packed_->text() +
-                             "; an array is allowed, or what " + packer + " returns");
+        throw py::type_error("weight is " + packed_->text() + "; an array is allowed, or what " +
+                             packer + " returns");
     array_ = packed_->values;
     array_.dtype = packed_->dtype;
 }
@@ -147,8 +148,7 @@ void bind_packed_weight(py::module_& m) {
     py::class_<PackedWeight> type(m, "PackedWeight",
                                   py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)));
     packed_type = reinterpret_cast<PyTypeObject*>(type.ptr());
-    type.def_property_readonly("shape",
-                               [](const PackedWeight& w) { return shape_tuple(w.shape); })
+    type.def_property_readonly("shape", [](const PackedWeight& w) { return shape_tuple(w.shape); })
         .def_property_readonly("groups", [](const PackedWeight& w) { return w.groups; })
         .def_property_readonly("dtype", [](const PackedWeight& w) { return w.dtype_object; })
         .def_property_readonly("nbytes",

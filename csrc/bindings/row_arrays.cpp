@@ -70,8 +70,8 @@ void plan_rows(const ReducedAxes& axes, RowShape& shape, std::initializer_list<R
         if (x.shape()[d] != 1) order[used++] = d;
     }
     if (!c_order) {
-        // Kept axes by falling stride, so that neighbours in memory become one run; the reduced ones
-        // stay in the order of their columns.
+        // Kept axes by falling stride, so that neighbours in memory become one run; the reduced
+        // ones stay in the order of their columns.
         order_dimensions(order, used, [&](int a, int b) {
             if (axes.reduced[a] != axes.reduced[b]) return axes.reduced[a];
             if (axes.reduced[a]) return false;
@@ -113,17 +113,20 @@ void plan_rows(const ReducedAxes& axes, RowShape& shape, std::initializer_list<R
 
 Element element_of(Dtype dtype) {
     switch (dtype) {
-        case Dtype::float64: return Element::float64;
-        case Dtype::float32: return Element::float32;
-        case Dtype::float16: return Element::float16;
-        default: return Element::bfloat16;
+        case Dtype::float64:
+            return Element::float64;
+        case Dtype::float32:
+            return Element::float32;
+        case Dtype::float16:
+            return Element::float16;
+        default:
+            return Element::bfloat16;
     }
 }
 
 py::object broadcast_to(const py::object& array, const Array& x, const char* name) {
     PyArrayObject* a = reinterpret_cast<PyArrayObject*>(array.ptr());
-    if (PyArray_NDIM(a) == x.ndim() &&
-        std::equal(x.shape(), x.shape() + x.ndim(), PyArray_DIMS(a)))
+    if (PyArray_NDIM(a) == x.ndim() && std::equal(x.shape(), x.shape() + x.ndim(), PyArray_DIMS(a)))
         return array;
     const int extra = x.ndim() - PyArray_NDIM(a);
     bool fits = extra >= 0;

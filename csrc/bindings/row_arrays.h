@@ -26,8 +26,8 @@ struct ReducedAxes {
     Shape kept_shape(const Array& x, bool keepdims) const;
 };
 
-// An array of the operation, and the operand to fill in. It has the shape of x, or one value a row (the kept
-// shape, with or without axes of size 1 in place of the reduced ones).
+// An array of the operation, and the operand to fill in. It has the shape of x, or one value a row
+// (the kept shape, with or without axes of size 1 in place of the reduced ones).
 struct RowArray {
     const Array* array;
     Element type;

@@ -60,10 +60,10 @@ py::object sigmoid_cross_entropy(const py::object& logits_object, const py::obje
     auto or_logits = [&](const Array& array) -> const Array* {
         return array.owner ? &array : static_cast<const Array*>(&logits);
     };
-    const PlannedElementwise<6> planned({reduced ? or_logits(logits) : &loss, or_logits(grad),
-                                         &logits, &labels, or_logits(weight),
-                                         or_logits(pos_weight)},
-                                        reduced ? Order::c : Order::memory);
+    const PlannedElementwise<6> planned(
+        {reduced ? or_logits(logits) : &loss, or_logits(grad), &logits, &labels, or_logits(weight),
+         or_logits(pos_weight)},
+        reduced ? Order::c : Order::memory);
     std::vector<LongSum> sums;
     if (reduced)
         sums.resize(static_cast<std::size_t>((logits.size() + loss_block - 1) / loss_block));

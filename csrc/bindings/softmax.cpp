@@ -29,9 +29,8 @@ py::object forward(const py::object& x_object, const py::object& axis, const py:
             plan_rows(axes, shape, {{&x, type, &x_rows}, {&y.array(), type, &y_rows}});
         }
         const auto kernel = select(kernels_for(active_kernels().softmax, x.dtype));
-        run_kernel(x.size(), [&] {
-            kernel(shape, y_rows, x_rows, mask.owner ? &mask_rows : nullptr);
-        });
+        run_kernel(x.size(),
+                   [&] { kernel(shape, y_rows, x_rows, mask.owner ? &mask_rows : nullptr); });
     }
     return y.finish();
 }

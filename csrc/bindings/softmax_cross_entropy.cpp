@@ -72,11 +72,9 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
         check_indices(indices, PyTypeNum_ISUNSIGNED(labels_type), classes, ignore_index);
         arguments.indices = indices.data<const std::int64_t>();
     } else {
-        throw py::value_error("labels has shape " + shape_text(any_labels) +
-                              "; it must be " + shape_text(kept.ndim, kept.size) +
-                              " (class indices) or " +
-                              shape_text(logits) +
-                              " (class weights) for logits of shape " +
+        throw py::value_error("labels has shape " + shape_text(any_labels) + "; it must be " +
+                              shape_text(kept.ndim, kept.size) + " (class indices) or " +
+                              shape_text(logits) + " (class weights) for logits of shape " +
                               shape_text(logits) + " and axis=" + std::to_string(axis));
     }
 
@@ -85,9 +83,8 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
     if (!weight_object.is_none()) {
         weight = as_float_array(weight_object, "weight");
         if (weight.ndim() != 1 || weight.shape()[0] != classes)
-            throw py::value_error("weight has shape " + shape_text(weight) +
-                                  "; it must be (" + std::to_string(classes) +
-                                  ",), one weight a class");
+            throw py::value_error("weight has shape " + shape_text(weight) + "; it must be (" +
+                                  std::to_string(classes) + ",), one weight a class");
         cast_to(weight, compute);
         weight.owner = contiguous(weight).owner;
         arguments.weight = weight.data<const void>();
@@ -130,8 +127,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
         kernels_for(active_kernels().softmax_cross_entropy, logits.dtype).softmax_cross_entropy;
     run_kernel(logits.size(), [&] { kernel(arguments); });
 
-    const py::object result =
-        loss_a_row ? result_of(loss) : scalar_of(logits.dtype, reduced_loss);
+    const py::object result = loss_a_row ? result_of(loss) : scalar_of(logits.dtype, reduced_loss);
     if (return_grad) return py::make_tuple(result, grad.owner);
     return result;
 }

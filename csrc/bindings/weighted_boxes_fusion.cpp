@@ -74,9 +74,8 @@ py::object weighted_boxes_fusion(const py::object& boxes_object, const py::objec
         .iou_threshold = number_in(iou_threshold, "iou_threshold", 0.0, 1.0),
         .minimum =
             number_in(skip_threshold, "skip_threshold", 0.0, std::numeric_limits<double>::max()),
-        .confidence = choice<FusedConfidence>(conf_type, "conf_type",
-                                              {"avg", "max", "box_and_model_avg",
-                                               "absent_model_aware_avg"}),
+        .confidence = choice<FusedConfidence>(
+            conf_type, "conf_type", {"avg", "max", "box_and_model_avg", "absent_model_aware_avg"}),
         .allows_overflow = allows_overflow,
         .weights = weights.data(),
         .models = static_cast<std::ptrdiff_t>(weights.size()),

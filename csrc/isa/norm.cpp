@@ -21,7 +21,8 @@ constexpr NormKernels norm_of() {
 }
 
 template <>
-constinit const PerCompute<NormKernels> KernelTable<isa::Current, PerCompute<NormKernels>>::kernels =
-    {norm_of<isa::Current, double>(), norm_of<isa::Current, float>()};
+constinit const PerCompute<NormKernels>
+    KernelTable<isa::Current, PerCompute<NormKernels>>::kernels = {norm_of<isa::Current, double>(),
+                                                                   norm_of<isa::Current, float>()};
 
 }  // namespace stableops

@@ -1,7 +1,7 @@
-#include "../kernels.h"
-
-#include "../ops/linear_cross_entropy.h"
 #include "../ops/softmax_cross_entropy.h"
+
+#include "../kernels.h"
+#include "../ops/linear_cross_entropy.h"
 #include "current.h"
 
 namespace stableops {

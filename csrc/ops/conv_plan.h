@@ -145,8 +145,7 @@ void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_
                                 ((plan.columns - 1) * p.w.stride + larger(p.w.taps, 1)));
         const double pixels = static_cast<double>(plan.images * plan.rows * plan.columns);
         const bool copied = p.h.taps * p.w.taps > 1 || packs_tiles<Isa>(p);
-        const double window =
-            copied ? copy_work * places * static_cast<double>(p.in_channels) : 0;
+        const double window = copied ? copy_work * places * static_cast<double>(p.in_channels) : 0;
         for (std::ptrdiff_t blocks = 1; blocks <= smaller(panels, 4 * threads); ++blocks) {
             const std::ptrdiff_t each = ceil_div(panels, blocks);
             const std::ptrdiff_t tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks *

@@ -1,19 +1,22 @@
 #pragma once
-// Float32 rows in float32 lanes: sums of exp(x_i) without a shift, and E_i times a factor of the row.
+// Float32 rows in float32 lanes: sums of exp(x_i) without a shift, and E_i times a factor of the
+// row.
 //
 // exp of |x| <= 80 neither overflows nor underflows in float32, so no maximum need be known
-// beforehand: one read of the row gives the sum and shows whether the row was within that range. Rows
-// that are not (and those whose result a sum of 2^-27.7 cannot give, softmax.h) are worked on in
-// float64 lanes, by the value of the row alone, so that all forms agree.
+// beforehand: one read of the row gives the sum and shows whether the row was within that range.
+// Rows that are not (and those whose result a sum of 2^-27.7 cannot give, softmax.h) are worked on
+// in float64 lanes, by the value of the row alone, so that all forms agree.
 //
-// The 16 lanes of a sum are those of simd/sum.h: lane j holds the rounded terms of columns j, j + 16,
-// ... in float64, and in float32 beside it what rounding those terms left: in a row of equal elements the
-// rounding errors of the terms all have one sign, and would be the error of the sum.
+// The 16 lanes of a sum are those of simd/sum.h: lane j holds the rounded terms of columns j, j +
+// 16,
+// ... in float64, and in float32 beside it what rounding those terms left: in a row of equal
+// elements the rounding errors of the terms all have one sign, and would be the error of the sum.
 //
 //   y_i = E_i F for a factor F = H (1 + L): with E_i = w + r, H and L float32,
 //   y_i = fma(w, H, fma(w, L, r) H):  one rounding, and 2^-48 of the parts.
 //
-// Error of softmax in this way: E 2^-27.7, S 2^-27.7, one rounding: 0.5 + 2 x 2^-27.7 / 2^-24 = 0.66 ULP.
+// Error of softmax in this way: E 2^-27.7, S 2^-27.7, one rounding: 0.5 + 2 x 2^-27.7 / 2^-24 =
+// 0.66 ULP.
 #include <cstdint>
 
 #include "../simd/exp_float.h"
@@ -39,8 +42,8 @@ template <int by, class Isa>
 // operation, where a register's halves have to be moved to their places first. The barrier keeps
 // the compiler from taking them from the register all the same.
 template <class Isa>
-[[gnu::always_inline]] inline void store_and_sum(float* p, Vec<Isa, float> v,
-                                                 Vec<Isa, double>& low, Vec<Isa, double>& high) {
+[[gnu::always_inline]] inline void store_and_sum(float* p, Vec<Isa, float> v, Vec<Isa, double>& low,
+                                                 Vec<Isa, double>& high) {
     constexpr int size = Vec<Isa, float>::size;
     storeu(p, v);
     __asm__("" : "+m"(*reinterpret_cast<float(*)[size]>(p)));
@@ -229,12 +232,12 @@ struct AlongFloat {
                 }
             }
         }
-        for_each_vec<Isa, size>(
-            n - i, [&](std::ptrdiff_t j, auto lanes) __attribute__((always_inline)) {
-                ExpFloat<Isa> e[1];
-                terms(i + j, lanes, e);
-                store<Isa>(out + i + j, product(e[0], high, low), lanes);
-            });
+        for_each_vec<Isa, size>(n - i,
+                                [&](std::ptrdiff_t j, auto lanes) __attribute__((always_inline)) {
+                                    ExpFloat<Isa> e[1];
+                                    terms(i + j, lanes, e);
+                                    store<Isa>(out + i + j, product(e[0], high, low), lanes);
+                                });
     }
 };
 
@@ -248,7 +251,7 @@ struct AcrossFloat {
     // holes: the column that each row leaves out, or -1; or nullptr.
     template <bool holed>
     [[gnu::noinline]] static void block(const float* x, std::ptrdiff_t n, const std::int32_t* holes,
-                      FloatSum<Isa> (&sums)[2]) {
+                                        FloatSum<Isa> (&sums)[2]) {
         ExpFloatTables<Isa> tables;
         D low[sum_lanes], high[sum_lanes];
         V left[sum_lanes];

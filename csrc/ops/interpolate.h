@@ -124,7 +124,8 @@ static inline bool in_pixels(const ResizeShape& s) {
 // f(batch, channel, first row, end row) over `rows` rows of every plane (or, in pixels, of all
 // planes at once, channel 0).
 template <class Isa, class F>
-void for_image_rows(const ResizeShape& s, std::ptrdiff_t rows, std::ptrdiff_t row_cost, const F& f) {
+void for_image_rows(const ResizeShape& s, std::ptrdiff_t rows, std::ptrdiff_t row_cost,
+                    const F& f) {
     const std::ptrdiff_t channels = in_pixels(s) ? 1 : s.channels;
     if (in_pixels(s)) row_cost *= s.channels;
     std::ptrdiff_t each = 32768 / (row_cost + 1) + 1;
@@ -139,23 +140,24 @@ void for_image_rows(const ResizeShape& s, std::ptrdiff_t rows, std::ptrdiff_t ro
 template <class Isa, Storage T>
 void nearest(T* y, const T* x, const ResizeShape& s) {
     const ImageTaps<Isa, Compute<T>> taps(s, false);
-    for_image_rows<Isa>(s, s.out_h, s.out_w, [&](std::ptrdiff_t n, std::ptrdiff_t c,
-                                                 std::ptrdiff_t first, std::ptrdiff_t end) {
-        for (std::ptrdiff_t oh = first; oh < end; ++oh) {
-            const T* from = x + n * s.x.n + c * s.x.c + taps.h.first[oh] * s.x.h;
-            T* to = y + n * s.y.n + c * s.y.c + oh * s.y.h;
-            if (in_pixels(s)) {
-                for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
-                    __builtin_memcpy(to + ow * s.y.w, from + taps.w.first[ow] * s.x.w,
-                                     static_cast<std::size_t>(s.channels) * sizeof(T));
-            } else if (oh > first && taps.h.first[oh] == taps.h.first[oh - 1] && s.y.w == 1) {
-                __builtin_memcpy(to, to - s.y.h, static_cast<std::size_t>(s.out_w) * sizeof(T));
-            } else {
-                for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
-                    to[ow * s.y.w] = from[taps.w.first[ow] * s.x.w];
+    for_image_rows<Isa>(
+        s, s.out_h, s.out_w,
+        [&](std::ptrdiff_t n, std::ptrdiff_t c, std::ptrdiff_t first, std::ptrdiff_t end) {
+            for (std::ptrdiff_t oh = first; oh < end; ++oh) {
+                const T* from = x + n * s.x.n + c * s.x.c + taps.h.first[oh] * s.x.h;
+                T* to = y + n * s.y.n + c * s.y.c + oh * s.y.h;
+                if (in_pixels(s)) {
+                    for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
+                        __builtin_memcpy(to + ow * s.y.w, from + taps.w.first[ow] * s.x.w,
+                                         static_cast<std::size_t>(s.channels) * sizeof(T));
+                } else if (oh > first && taps.h.first[oh] == taps.h.first[oh - 1] && s.y.w == 1) {
+                    __builtin_memcpy(to, to - s.y.h, static_cast<std::size_t>(s.out_w) * sizeof(T));
+                } else {
+                    for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
+                        to[ow * s.y.w] = from[taps.w.first[ow] * s.x.w];
+                }
             }
-        }
-    });
+        });
 }
 
 // `n` elements at any stride, in the compute type; in place if they lie so.
@@ -194,8 +196,8 @@ void bilinear_rows(T* y, const T* x, const ResizeShape& s, const ImageTaps<Isa, 
         held[r & 1] = r;
         const C* from = wide_row<Isa>(x + r * s.x.h, s.x.w, s.in_w, packed, wide);
         for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
-            to[ow] = from[taps.w.first[ow]] * taps.w.low[ow] +
-                     from[taps.w.second[ow]] * taps.w.high[ow];
+            to[ow] =
+                from[taps.w.first[ow]] * taps.w.low[ow] + from[taps.w.second[ow]] * taps.w.high[ow];
         return to;
     };
     for (std::ptrdiff_t oh = first; oh < end; ++oh) {
@@ -218,39 +220,41 @@ void bilinear(T* y, const T* x, const ResizeShape& s) {
     using C = Compute<T>;
     using V = Vec<Isa, C>;
     const ImageTaps<Isa, C> taps(s, true);
-    for_image_rows<Isa>(s, s.out_h, 2 * s.out_w, [&](std::ptrdiff_t n, std::ptrdiff_t c,
-                                                     std::ptrdiff_t first, std::ptrdiff_t end) {
-        const T* image = x + n * s.x.n + c * s.x.c;
-        T* result = y + n * s.y.n + c * s.y.c;
-        if (!in_pixels(s)) {
-            bilinear_rows<Isa>(result, image, s, taps, first, end);
-            return;
-        }
-        for (std::ptrdiff_t oh = first; oh < end; ++oh) {
-            const V low = V::splat(taps.h.low[oh]), high = V::splat(taps.h.high[oh]);
-            for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) {
-                const V left = V::splat(taps.w.low[ow]), right = V::splat(taps.w.high[ow]);
-                const T* above = image + taps.h.first[oh] * s.x.h;
-                const T* below = image + taps.h.second[oh] * s.x.h;
-                const std::ptrdiff_t a = taps.w.first[ow] * s.x.w, b = taps.w.second[ow] * s.x.w;
-                T* to = result + oh * s.y.h + ow * s.y.w;
-                for_each_vec<Isa, V::size>(s.channels, [&](std::ptrdiff_t i, auto lanes) {
-                    V upper = load<Isa>(above + a + i, lanes) * left +
-                              load<Isa>(above + b + i, lanes) * right;
-                    V lower = load<Isa>(below + a + i, lanes) * left +
-                              load<Isa>(below + b + i, lanes) * right;
-                    store<Isa>(to + i, upper * low + lower * high, lanes);
-                });
+    for_image_rows<Isa>(
+        s, s.out_h, 2 * s.out_w,
+        [&](std::ptrdiff_t n, std::ptrdiff_t c, std::ptrdiff_t first, std::ptrdiff_t end) {
+            const T* image = x + n * s.x.n + c * s.x.c;
+            T* result = y + n * s.y.n + c * s.y.c;
+            if (!in_pixels(s)) {
+                bilinear_rows<Isa>(result, image, s, taps, first, end);
+                return;
             }
-        }
-    });
+            for (std::ptrdiff_t oh = first; oh < end; ++oh) {
+                const V low = V::splat(taps.h.low[oh]), high = V::splat(taps.h.high[oh]);
+                for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) {
+                    const V left = V::splat(taps.w.low[ow]), right = V::splat(taps.w.high[ow]);
+                    const T* above = image + taps.h.first[oh] * s.x.h;
+                    const T* below = image + taps.h.second[oh] * s.x.h;
+                    const std::ptrdiff_t a = taps.w.first[ow] * s.x.w,
+                                         b = taps.w.second[ow] * s.x.w;
+                    T* to = result + oh * s.y.h + ow * s.y.w;
+                    for_each_vec<Isa, V::size>(s.channels, [&](std::ptrdiff_t i, auto lanes) {
+                        V upper = load<Isa>(above + a + i, lanes) * left +
+                                  load<Isa>(above + b + i, lanes) * right;
+                        V lower = load<Isa>(below + a + i, lanes) * left +
+                                  load<Isa>(below + b + i, lanes) * right;
+                        store<Isa>(to + i, upper * low + lower * high, lanes);
+                    });
+                }
+            }
+        });
 }
 
 // The weights that outputs [begin, end) of an axis give input i, in order, one by one: f(output,
 // weight).
 template <class Isa, class C, class F>
-[[gnu::always_inline]] inline void each_weight(const AxisTaps<C>& t, std::ptrdiff_t i, bool bilinear,
-                                               const F& f) {
+[[gnu::always_inline]] inline void each_weight(const AxisTaps<C>& t, std::ptrdiff_t i,
+                                               bool bilinear, const F& f) {
     for (std::ptrdiff_t o = t.begin[i]; o < t.end[i]; ++o) {
         if (t.first[o] == i) f(o, static_cast<double>(t.low[o]));
         if (bilinear && t.second[o] == i) f(o, static_cast<double>(t.high[o]));
@@ -295,8 +299,7 @@ void gather_pixel(T* out, const T* g, std::ptrdiff_t channels, const TapWeight* 
                     sum[1] += weight * widen_high(v);
                 }
             }
-            for (int k = 0; k < parts; ++k)
-                total[k] += D::splat(columns[c].weight) * sum[k];
+            for (int k = 0; k < parts; ++k) total[k] += D::splat(columns[c].weight) * sum[k];
         }
         if constexpr (parts == 1) {
             store<Isa>(out + i, total[0], lanes);
@@ -312,57 +315,57 @@ void interpolate_backward(T* grad_x, const T* grad_y, const ResizeShape& s, bool
     using C = Compute<T>;
     const ImageTaps<Isa, C> taps(s, bilinear);
     const std::ptrdiff_t cost = 2 * s.out_w * (s.out_h / s.in_h + 1);
-    for_image_rows<Isa>(s, s.in_h, cost, [&](std::ptrdiff_t n, std::ptrdiff_t c,
-                                             std::ptrdiff_t first, std::ptrdiff_t end) {
-        const T* g = grad_y + n * s.y.n + c * s.y.c;
-        T* out = grad_x + n * s.x.n + c * s.x.c;
-        // A list may name each output twice.
-        const std::size_t listed = 2 * static_cast<std::size_t>(s.out_h + s.out_w);
-        const std::ptrdiff_t longest = s.out_w > s.in_w ? s.out_w : s.in_w;
-        const std::size_t row_bytes = 2 * sizeof(double) + sizeof(C) + sizeof(T);
-        char* scratch = static_cast<char*>(
-            thread_scratch(listed * sizeof(TapWeight) +
-                           static_cast<std::size_t>(longest) * row_bytes));
-        TapWeight* const rows = reinterpret_cast<TapWeight*>(scratch);
-        TapWeight* const columns = rows + 2 * s.out_h;
-        double* const sums = reinterpret_cast<double*>(scratch + listed * sizeof(TapWeight));
-        double* const total = sums + longest;
-        C* const wide = reinterpret_cast<C*>(total + longest);
-        T* const packed = reinterpret_cast<T*>(wide + longest);
-        for (std::ptrdiff_t r = first; r < end; ++r) {
-            const std::ptrdiff_t row_count =
-                list_weights<Isa>(rows, taps.h, r, bilinear, s.y.h);
-            T* const to = out + r * s.x.h;
-            if (in_pixels(s)) {
-                for (std::ptrdiff_t i = 0; i < s.in_w; ++i) {
-                    const std::ptrdiff_t column_count =
-                        list_weights<Isa>(columns, taps.w, i, bilinear, s.y.w);
-                    gather_pixel<Isa>(to + i * s.x.w, g, s.channels, rows, row_count, columns,
-                                      column_count);
+    for_image_rows<Isa>(
+        s, s.in_h, cost,
+        [&](std::ptrdiff_t n, std::ptrdiff_t c, std::ptrdiff_t first, std::ptrdiff_t end) {
+            const T* g = grad_y + n * s.y.n + c * s.y.c;
+            T* out = grad_x + n * s.x.n + c * s.x.c;
+            // A list may name each output twice.
+            const std::size_t listed = 2 * static_cast<std::size_t>(s.out_h + s.out_w);
+            const std::ptrdiff_t longest = s.out_w > s.in_w ? s.out_w : s.in_w;
+            const std::size_t row_bytes = 2 * sizeof(double) + sizeof(C) + sizeof(T);
+            char* scratch = static_cast<char*>(thread_scratch(
+                listed * sizeof(TapWeight) + static_cast<std::size_t>(longest) * row_bytes));
+            TapWeight* const rows = reinterpret_cast<TapWeight*>(scratch);
+            TapWeight* const columns = rows + 2 * s.out_h;
+            double* const sums = reinterpret_cast<double*>(scratch + listed * sizeof(TapWeight));
+            double* const total = sums + longest;
+            C* const wide = reinterpret_cast<C*>(total + longest);
+            T* const packed = reinterpret_cast<T*>(wide + longest);
+            for (std::ptrdiff_t r = first; r < end; ++r) {
+                const std::ptrdiff_t row_count =
+                    list_weights<Isa>(rows, taps.h, r, bilinear, s.y.h);
+                T* const to = out + r * s.x.h;
+                if (in_pixels(s)) {
+                    for (std::ptrdiff_t i = 0; i < s.in_w; ++i) {
+                        const std::ptrdiff_t column_count =
+                            list_weights<Isa>(columns, taps.w, i, bilinear, s.y.w);
+                        gather_pixel<Isa>(to + i * s.x.w, g, s.channels, rows, row_count, columns,
+                                          column_count);
+                    }
+                    continue;
                 }
-                continue;
+                for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) sums[ow] = 0;
+                for (std::ptrdiff_t k = 0; k < row_count; ++k) {
+                    const C* row = wide_row<Isa>(g + rows[k].offset, s.y.w, s.out_w, packed, wide);
+                    const double weight = rows[k].weight;
+                    for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
+                        sums[ow] += weight * static_cast<double>(row[ow]);
+                }
+                for (std::ptrdiff_t i = 0; i < s.in_w; ++i) total[i] = 0;
+                for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) {
+                    total[taps.w.first[ow]] += static_cast<double>(taps.w.low[ow]) * sums[ow];
+                    if (bilinear)
+                        total[taps.w.second[ow]] += static_cast<double>(taps.w.high[ow]) * sums[ow];
+                }
+                for (std::ptrdiff_t i = 0; i < s.in_w; ++i) wide[i] = static_cast<C>(total[i]);
+                T* const row = s.x.w == 1 ? to : packed;
+                for_each_vec<Isa, Vec<Isa, C>::size>(s.in_w, [&](std::ptrdiff_t i, auto lanes) {
+                    store<Isa>(row + i, load<Isa>(wide + i, lanes), lanes);
+                });
+                if (row != to) scatter_line<Isa>(s.in_w, to, s.x.w, row);
             }
-            for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) sums[ow] = 0;
-            for (std::ptrdiff_t k = 0; k < row_count; ++k) {
-                const C* row = wide_row<Isa>(g + rows[k].offset, s.y.w, s.out_w, packed, wide);
-                const double weight = rows[k].weight;
-                for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
-                    sums[ow] += weight * static_cast<double>(row[ow]);
-            }
-            for (std::ptrdiff_t i = 0; i < s.in_w; ++i) total[i] = 0;
-            for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) {
-                total[taps.w.first[ow]] += static_cast<double>(taps.w.low[ow]) * sums[ow];
-                if (bilinear)
-                    total[taps.w.second[ow]] += static_cast<double>(taps.w.high[ow]) * sums[ow];
-            }
-            for (std::ptrdiff_t i = 0; i < s.in_w; ++i) wide[i] = static_cast<C>(total[i]);
-            T* const row = s.x.w == 1 ? to : packed;
-            for_each_vec<Isa, Vec<Isa, C>::size>(s.in_w, [&](std::ptrdiff_t i, auto lanes) {
-                store<Isa>(row + i, load<Isa>(wide + i, lanes), lanes);
-            });
-            if (row != to) scatter_line<Isa>(s.in_w, to, s.x.w, row);
-        }
-    });
+        });
 }
 
 template <class Isa, Storage T>

@@ -51,8 +51,8 @@ void linear_cross_entropy(const LinearCrossEntropyArguments& a, const Conv2dKern
     const SharedBlock<Isa> bias_block(static_cast<std::size_t>(a.grad_bias ? a.classes * size : 1));
     C* bias_part = static_cast<C*>(bias_block.data);
     const bool reduced = a.reduction != Reduction::none;
-    const SharedBlock<Isa> loss_block(
-        2 * sizeof(double) * static_cast<std::size_t>(reduced ? a.tokens + 1 : 1));
+    const SharedBlock<Isa> loss_block(2 * sizeof(double) *
+                                      static_cast<std::size_t>(reduced ? a.tokens + 1 : 1));
     double* hi = static_cast<double*>(loss_block.data);
     double* lo = hi + a.tokens;
 
@@ -109,8 +109,8 @@ void linear_cross_entropy(const LinearCrossEntropyArguments& a, const Conv2dKern
 
         if (a.grad_x) {
             sizes.x = {0, 1, 0, a.features};
-            layer.grad_input(static_cast<C*>(a.grad_x) + first * a.features, logits, weight, nullptr,
-                             sizes);
+            layer.grad_input(static_cast<C*>(a.grad_x) + first * a.features, logits, weight,
+                             nullptr, sizes);
             sizes.x = x_stride;
         }
         if (a.grad_weight) {

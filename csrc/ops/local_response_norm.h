@@ -6,15 +6,15 @@
 //   grad_x_c = grad_y_c b_c^-beta - 2 alpha beta / size x_c sum of grad_y_j x_j b_j^(-beta - 1),
 //              j over the channels whose windows have c in them
 //
-// Windows end at the first and last channel; the divisor stays `size`. A task has some positions of an
-// image and walks over the channels, with the last `size` rows of squares (and, backward, of the
-// terms of the second sum) in scratch. Sums in ascending order of j. Computed in float64; the power of
-// float32 arrays has an error of 2^-44 (1 + |beta log b|), and y is rounded once: 0.51 units in the last
-// place; that of float64 arrays is rounded from hi + lo, which leaves the rounding of b, times beta, and
-// two more: 3 units for beta <= 1.
+// Windows end at the first and last channel; the divisor stays `size`. A task has some positions of
+// an image and walks over the channels, with the last `size` rows of squares (and, backward, of the
+// terms of the second sum) in scratch. Sums in ascending order of j. Computed in float64; the power
+// of float32 arrays has an error of 2^-44 (1 + |beta log b|), and y is rounded once: 0.51 units in
+// the last place; that of float64 arrays is rounded from hi + lo, which leaves the rounding of b,
+// times beta, and two more: 3 units for beta <= 1.
 //
-// b = 0 is raised like a real number; b < 0 gives NaN. Squares of float64 elements overflow from 2^511
-// on, where y is 0.
+// b = 0 is raised like a real number; b < 0 gives NaN. Squares of float64 elements overflow from
+// 2^511 on, where y is 0.
 #include "norm_rows.h"
 
 namespace stableops {
@@ -123,8 +123,7 @@ void local_response_norm(const NormShape& shape, const NormOperand& y, const Nor
         (static_cast<std::size_t>(ring + 1) * sizeof(double) + 2 * sizeof(C)) * response_positions;
     for_response_chunks<Isa>(shape, [&](std::ptrdiff_t sample, std::ptrdiff_t begin,
                                         std::ptrdiff_t n) {
-        Rows rows{shape, rule, sample, begin, n, ring,
-                  static_cast<char*>(thread_scratch(bytes))};
+        Rows rows{shape, rule, sample, begin, n, ring, static_cast<char*>(thread_scratch(bytes))};
         double* const squares = rows.template take<double>(ring * response_positions);
         double* const result = rows.template take<double>(response_positions);
         C *const packed = rows.take_row(), *const out = rows.take_row();
@@ -133,8 +132,7 @@ void local_response_norm(const NormShape& shape, const NormOperand& y, const Nor
             const std::ptrdiff_t first = larger<Isa>(c - before, std::ptrdiff_t{0});
             const std::ptrdiff_t last = smaller<Isa>(c + after, channels - 1);
             for (; ready <= last; ++ready) rows.squares(x, ready, packed, squares);
-            const C* from =
-                read_segment<Isa>(shape, x, rows.row(c), rows.segment(), packed).data;
+            const C* from = read_segment<Isa>(shape, x, rows.row(c), rows.segment(), packed).data;
             rows.each([&](std::ptrdiff_t i) {
                 D base = k + factor * rows.window_sum(squares, first, last, i);
                 storeu(result + i, rows.load_row(from, i) * power(base));
@@ -163,8 +161,7 @@ void local_response_norm_backward(const NormShape& shape, const NormOperand& gra
         response_positions;
     for_response_chunks<Isa>(shape, [&](std::ptrdiff_t sample, std::ptrdiff_t begin,
                                         std::ptrdiff_t n) {
-        Rows rows{shape, rule, sample, begin, n, ring,
-                  static_cast<char*>(thread_scratch(bytes))};
+        Rows rows{shape, rule, sample, begin, n, ring, static_cast<char*>(thread_scratch(bytes))};
         double* const squares = rows.template take<double>(ring * response_positions);
         double* const powers = rows.template take<double>(ring * response_positions);
         double* const terms = rows.template take<double>(ring * response_positions);
@@ -183,8 +180,8 @@ void local_response_norm_backward(const NormShape& shape, const NormOperand& gra
                 for (; ready <= high; ++ready) rows.squares(x, ready, packed, squares);
                 const C* from =
                     read_segment<Isa>(shape, x, rows.row(j), rows.segment(), packed).data;
-                const C* g = read_segment<Isa>(shape, grad_y, rows.row(j), rows.segment(),
-                                               packed_grad).data;
+                const C* g =
+                    read_segment<Isa>(shape, grad_y, rows.row(j), rows.segment(), packed_grad).data;
                 rows.each([&](std::ptrdiff_t i) {
                     D base = k + factor * rows.window_sum(squares, low, high, i);
                     D p = power(base);

@@ -1,35 +1,40 @@
 #pragma once
-// logsumexp: log |sum_i b_i exp(x_i)| over the columns of rows, with the sign of the sum; b is 1 where it is not
-// given.
+// logsumexp: log |sum_i b_i exp(x_i)| over the columns of rows, with the sign of the sum; b is 1
+// where it is not given.
 //
 //   y = m + log S,  S = sum_i b_i E_i,  E_i = exp(x_i - m),  m = the maximum over b_i != 0
 //
 // Where the textbook loses digits, and what is done instead (x - m and exp as in softmax.h):
 //
-//   dominated   S = c + R, with c the sum of b_i over the elements equal to m and R the rest. Rounding
+//   dominated   S = c + R, with c the sum of b_i over the elements equal to m and R the rest.
+//   Rounding
 //               c + R loses R, and with it all of y where m = 0 and c = 1. They are summed apart
 //               and log1p((c - 1) + R) sees every digit of R.
-//   cancelled   y next to 0 although m is not (x the logarithms of probabilities that sum to nearly 1):
-//               then m + log S cancels, and the error of log S, e S / y of y's size, grows without limit. The
-//               sum is formed again in a longer type when the first result shows that this matters:
-//               of the sum of exp(x_i) itself, with no m, less 1, in triple length, so that
-//               y = log1p(sum - 1) is right however near to 1 the sum is.
-//   signs       b of both signs: S cancels, and entirely so where the weights of equal x_i do, however
-//               large they are; what decides then may be any distance below. The sum is formed again
-//               without error.
+//   cancelled   y next to 0 although m is not (x the logarithms of probabilities that sum to nearly
+//   1):
+//               then m + log S cancels, and the error of log S, e S / y of y's size, grows without
+//               limit. The sum is formed again in a longer type when the first result shows that
+//               this matters: of the sum of exp(x_i) itself, with no m, less 1, in triple length,
+//               so that y = log1p(sum - 1) is right however near to 1 the sum is.
+//   signs       b of both signs: S cancels, and entirely so where the weights of equal x_i do,
+//   however
+//               large they are; what decides then may be any distance below. The sum is formed
+//               again without error.
 //
-// Error budget. With e the relative error of S (float32: 2^-44; float64, and all with b: 2^-61 and log's
-// 2^-59.4), the first result has an absolute error of e (1 + |log S|) at most; it is accepted if that is
-// below 2^-26 or 2^-55 of the result: 0.75 ULP. Float32 without b then tries float64's way: accepted down
-// to y = 2^-32 |m|. Triple length: the sum less 1 is right to 2^-150 of its largest term, so y keeps its
-// digits until 95 bits more than those of a double cancel. With b: exp is right to 2^-150, and nothing else
-// is rounded; sums of b_i exp(x_i) over different x_i that cancel by more than 95 bits are beyond it.
+// Error budget. With e the relative error of S (float32: 2^-44; float64, and all with b: 2^-61 and
+// log's 2^-59.4), the first result has an absolute error of e (1 + |log S|) at most; it is accepted
+// if that is below 2^-26 or 2^-55 of the result: 0.75 ULP. Float32 without b then tries float64's
+// way: accepted down to y = 2^-32 |m|. Triple length: the sum less 1 is right to 2^-150 of its
+// largest term, so y keeps its digits until 95 bits more than those of a double cancel. With b: exp
+// is right to 2^-150, and nothing else is rounded; sums of b_i exp(x_i) over different x_i that
+// cancel by more than 95 bits are beyond it.
 //
-// Edge cases. NaN: NaN. +inf: +inf. All -inf, or nothing left by b or a mask: -inf, sign 0 where there is
-// b. An element with b = 0 takes no part, whatever it is. A negative sum without the sign asked for: NaN.
+// Edge cases. NaN: NaN. +inf: +inf. All -inf, or nothing left by b or a mask: -inf, sign 0 where
+// there is b. An element with b = 0 takes no part, whatever it is. A negative sum without the sign
+// asked for: NaN.
 //
-// logsumexp_backward (softmax.h): g softmax(x)_i, from x itself: exp(x_i - y) would inherit |y| / 2 ULP of
-// y's rounding.
+// logsumexp_backward (softmax.h): g softmax(x)_i, from x itself: exp(x_i - y) would inherit |y| / 2
+// ULP of y's rounding.
 #include "../simd/exact_sum.h"
 #include "../simd/triple.h"
 #include "softmax.h"
@@ -50,8 +55,8 @@ struct SignedLog {
     double hi, lo, sign;
 };
 
-// One row again, in a longer type. Rows that come here are rare, so they are gathered in small blocks
-// and need no scratch.
+// One row again, in a longer type. Rows that come here are rare, so they are gathered in small
+// blocks and need no scratch.
 template <class Isa>
 struct SecondLook {
     using D = Vec<Isa, double>;
@@ -63,8 +68,8 @@ struct SecondLook {
     const RowOperand* b;  // weights, or a mask
     std::ptrdiff_t row;
 
-    // body(slot, x, b) for all columns; b is 1 where there is none. Where it is 0, and beyond the end, x
-    // is -inf.
+    // body(slot, x, b) for all columns; b is 1 where there is none. Where it is 0, and beyond the
+    // end, x is -inf.
     template <class Body>
     [[gnu::always_inline]] inline void each(const Body& body) const {
         constexpr std::ptrdiff_t block = 512;
@@ -108,9 +113,9 @@ struct SecondLook {
         return {y.hi[0], (y.lo + log.lo)[0], 1};
     }
 
-    // With the c elements equal to m kept apart: the sum less 1 is R + c expm1(m) + (c - 1), of which none is
-    // rounded to the size of another. It is formed 2^512 times larger, so that nothing is subnormal on the
-    // way. m + log S cancels only for -log(number of columns) <= m < 0.
+    // With the c elements equal to m kept apart: the sum less 1 is R + c expm1(m) + (c - 1), of
+    // which none is rounded to the size of another. It is formed 2^512 times larger, so that
+    // nothing is subnormal on the way. m + log S cancels only for -log(number of columns) <= m < 0.
     [[gnu::noinline]] SignedLog triple(double peak) const {
         D m = D::splat(peak), zero = D::zero(), one = D::splat(1);
         D scale = D::splat(0x1p512), down = D::splat(0x1p-512);
@@ -132,10 +137,9 @@ struct SecondLook {
         D k;
         Triple<Isa> e = exp_triple(P{m, zero}, k);
         Triple<Isa> s = add(rest, mul(e, tops * power_of_two(k + D::splat(512))));
-        Triple<Isa> f =
-            add(add(mul(expm1_triple(select(small, m, zero), scale), tops),
-                    Triple<Isa>{(tops - one) * scale, zero, zero}),
-                rest);
+        Triple<Isa> f = add(add(mul(expm1_triple(select(small, m, zero), scale), tops),
+                                Triple<Isa>{(tops - one) * scale, zero, zero}),
+                            rest);
         Triple<Isa> difference = add(s, Triple<Isa>{-scale, zero, zero});
         f = {select(small, f.hi, difference.hi), select(small, f.mid, difference.mid),
              select(small, f.lo, difference.lo)};
@@ -145,16 +149,18 @@ struct SecondLook {
         less_one = fast_two_sum(less_one.hi, less_one.lo + low.lo);
         Mask<Isa, double> near = abs(f.hi) < D::splat(0x1p510);
         P near_log = log_reduced_pair(
-            P{select(near, less_one.hi * down, zero), select(near, less_one.lo * down, zero)}, zero);
+            P{select(near, less_one.hi * down, zero), select(near, less_one.lo * down, zero)},
+            zero);
         P log = log_pair(s.hi * down, s.mid * down);
         return {select(near, near_log.hi, log.hi)[0], select(near, near_log.lo, log.lo)[0], 1};
     }
 
     // Without error but for exp. Elements far below the largest count only if those above cancel
-    // entirely, which one looks into when the sum is too small to be that of weights that do not: a window
-    // of 5,000 bits holds the terms; from it down to its middle a sum is at least 2^-1074 2^-2500 of exp(m),
-    // and all that lies below the window is less than 2^1024 2^-5000 times the number of columns. Each
-    // further window reads the row once more, and takes equal elements that cancel entirely out of it.
+    // entirely, which one looks into when the sum is too small to be that of weights that do not: a
+    // window of 5,000 bits holds the terms; from it down to its middle a sum is at least 2^-1074
+    // 2^-2500 of exp(m), and all that lies below the window is less than 2^1024 2^-5000 times the
+    // number of columns. Each further window reads the row once more, and takes equal elements that
+    // cancel entirely out of it.
     [[gnu::noinline]] SignedLog exact(double m) const {
         constexpr double window = 5000 * ln2_high;
         constexpr int smallest_kept = -3700;
@@ -203,13 +209,13 @@ struct SecondLook {
     // a 2^-exponent of moderate size, for products with parts of triples.
     [[gnu::always_inline]] static inline D moderate(D a, D& exponent) {
         D zero = D::zero(), far = D::splat(800);
-        Mask<Isa, double> tiny = abs(a) < D::splat(0x1p-300), huge = abs(a) > D::splat(0x1p500);
+        Mask<Isa, double> tiny = abs(a)<D::splat(0x1p-300), huge = abs(a)> D::splat(0x1p500);
         exponent = select(tiny, -far, select(huge, far, zero));
-        return a * select(tiny, D::splat(0x1p800),
-                          select(huge, D::splat(0x1p-800), D::splat(1)));
+        return a * select(tiny, D::splat(0x1p800), select(huge, D::splat(0x1p-800), D::splat(1)));
     }
 
-    // w exp(v - shift), for |v - shift| < 2^13; next to 0 as w + w expm1(v), so that v keeps its digits.
+    // w exp(v - shift), for |v - shift| < 2^13; next to 0 as w + w expm1(v), so that v keeps its
+    // digits.
     static void add_exactly(ExactSum<Isa>& sum, D v, D w, double shift, Mask<Isa, double> used) {
         D zero = D::zero();
         P d = two_sum(v, D::splat(-shift));
@@ -441,8 +447,8 @@ struct WeightedLogSumExp {
             Mask<Isa, double> is_top = v == top;
             P e = E::masked(~is_top, E::product(E::exp_difference(v, top), w));
             D top_weight = select(is_top, w, zero);
-            sums.lane[slot] = plus(sums.lane[slot],
-                                   Sum{e, E::of(top_weight), abs(e.hi), abs(top_weight)});
+            sums.lane[slot] =
+                plus(sums.lane[slot], Sum{e, E::of(top_weight), abs(e.hi), abs(top_weight)});
         });
         return Form::fold(sums.lane, Plus{});
     }
@@ -467,8 +473,7 @@ struct WeightedLogSumExp {
         P near = add(two_sum(tops.hi * sign, -one), rest.hi * (down * sign));
         D beside_one = rest_size + abs(tops.hi * sign - one) + sum.tops_size * D::splat(0x1p-40);
         Mask<Isa, double> again =
-            (abs(y.hi) < accepted * abs(m)) |
-            (abs(s.hi) < accepted * (rest_size + sum.tops_size)) |
+            (abs(y.hi) < accepted * abs(m)) | (abs(s.hi) < accepted * (rest_size + sum.tops_size)) |
             ((abs(y.hi) < D::splat(0.25)) & (abs(near.hi) < accepted * beside_one)) |
             // Exponentials below 2^-1534, and products that over- or underflow.
             (abs(s.hi) < D::splat(0x1p-400)) | ~(abs(s.hi) < D::splat(0x1p1000));

@@ -132,8 +132,8 @@ void normalize_row(const NormShape& shape, const NormOperand& y, const NormOpera
     save_statistics<Isa>(r, row, mean, rstd, variance);
 }
 
-// Rows of one segment, a register of them at a time: a row a lane from its sums to its rstd, because
-// divisions and the root would take longer than a short row's elements.
+// Rows of one segment, a register of them at a time: a row a lane from its sums to its rstd,
+// because divisions and the root would take longer than a short row's elements.
 template <class Isa, class C>
 void normalize_short_rows(const NormShape& shape, const NormOperand& y, const NormOperand& x,
                           const NormAffine& affine, double eps, std::ptrdiff_t row,
@@ -204,9 +204,9 @@ void normalize_along(const NormShape& shape, const NormOperand& y, const NormOpe
     parallel_for<Isa>(shape.rows() * segments.count, [&](std::ptrdiff_t task) {
         const Segment s = segments[task % segments.count];
         C* scratch = segment_scratch<Isa, C>(1);
-        moments[task] = segment_moments<Isa>(
-            read_segment<Isa>(shape, x, task / segments.count, s, scratch), s,
-            shape.planes_are_channels, 1);
+        moments[task] =
+            segment_moments<Isa>(read_segment<Isa>(shape, x, task / segments.count, s, scratch), s,
+                                 shape.planes_are_channels, 1);
     });
     for (std::ptrdiff_t row = 0; row < shape.rows(); ++row) {
         Moments<Isa> total = moments[row * segments.count];
@@ -252,8 +252,8 @@ void emit_across(const NormOperand& y, const NormOperand& x, std::ptrdiff_t chan
                     const std::ptrdiff_t at = g + k * D::size;
                     D d = v.part[k] - loadu<Isa>(c.mean + at);
                     if constexpr (sizeof(C) == 8) d = d - loadu<Isa>(c.rest + at);
-                    v.part[k] = at_least(
-                        floor, d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at));
+                    v.part[k] =
+                        at_least(floor, d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at));
                 }
                 store_wide(to + g, v, lanes);
             });
@@ -291,7 +291,9 @@ struct DoubleArrays {
 
     DoubleArrays(std::ptrdiff_t arrays, std::ptrdiff_t n)
         : block(static_cast<std::size_t>(arrays * (n + 16)) * sizeof(double)), pitch(n + 16) {}
-    double* operator[](std::ptrdiff_t i) const { return static_cast<double*>(block.data) + i * pitch; }
+    double* operator[](std::ptrdiff_t i) const {
+        return static_cast<double*>(block.data) + i * pitch;
+    }
 };
 
 template <class Isa, class C>
@@ -317,41 +319,44 @@ void normalize_across(const NormShape& shape, const NormOperand& y, const NormOp
     });
     const StripConstants c = {constants[0], constants[1], constants[2], constants[3]};
     double* const squares = constants[4];
-    for_row_runs<Isa>((groups + lanes - 1) / lanes, 64 * segments.count, [&](std::ptrdiff_t r,
-                                                                           std::ptrdiff_t end) {
-        for (; r < end; ++r) {
-            const std::ptrdiff_t row = r * lanes, count = groups - row;
-            auto moments = [&](std::ptrdiff_t i) {
-                auto part = [&](int k) { return load_some<Isa>(table[4 * i + k] + row, count); };
-                return Moments<Isa>{{part(0), part(1)}, {part(2), part(3)}};
-            };
-            Moments<Isa> total = moments(0);
-            double seen = 0;
-            for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
-                const double n = static_cast<double>(segments[i].planes * segments[i].n);
-                if (i > 0) total = merged(total, seen, moments(i), n);
-                seen += n;
-            }
-            const RowStatistics<Isa> s(total, seen, eps, 1);
-            D scale = s.rstd, shift = D::zero();
-            if (affine.weight) scale = scale * load_some<Isa>(affine.weight + row, count);
-            if (affine.bias) shift = load_some<Isa>(affine.bias + row, count);
-            store_some(c.mean + row, s.mean.hi, count);
-            store_some(c.rest + row, s.mean.lo, count);
-            store_some(c.scale + row, scale, count);
-            store_some(c.shift + row, shift, count);
-            store_some(squares + row, total.m2.hi, count);
-            store_some(mean + row, s.mean.hi + s.mean.lo, count);
-            store_some(rstd + row, s.rstd, count);
-            if (variance) store_some(variance + row, s.variance, count);
-        }
-    });
-    for_positions<Isa>(shape.planes, shape.length, groups, [&](std::ptrdiff_t plane,
-                                                               std::ptrdiff_t begin,
-                                                               std::ptrdiff_t end) {
-        emit_across<Isa, C>(y, x, groups, begin, end, plane * y.plane_stride,
-                            plane * x.plane_stride, c);
-    });
+    for_row_runs<Isa>((groups + lanes - 1) / lanes, 64 * segments.count,
+                      [&](std::ptrdiff_t r, std::ptrdiff_t end) {
+                          for (; r < end; ++r) {
+                              const std::ptrdiff_t row = r * lanes, count = groups - row;
+                              auto moments = [&](std::ptrdiff_t i) {
+                                  auto part = [&](int k) {
+                                      return load_some<Isa>(table[4 * i + k] + row, count);
+                                  };
+                                  return Moments<Isa>{{part(0), part(1)}, {part(2), part(3)}};
+                              };
+                              Moments<Isa> total = moments(0);
+                              double seen = 0;
+                              for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
+                                  const double n =
+                                      static_cast<double>(segments[i].planes * segments[i].n);
+                                  if (i > 0) total = merged(total, seen, moments(i), n);
+                                  seen += n;
+                              }
+                              const RowStatistics<Isa> s(total, seen, eps, 1);
+                              D scale = s.rstd, shift = D::zero();
+                              if (affine.weight)
+                                  scale = scale * load_some<Isa>(affine.weight + row, count);
+                              if (affine.bias) shift = load_some<Isa>(affine.bias + row, count);
+                              store_some(c.mean + row, s.mean.hi, count);
+                              store_some(c.rest + row, s.mean.lo, count);
+                              store_some(c.scale + row, scale, count);
+                              store_some(c.shift + row, shift, count);
+                              store_some(squares + row, total.m2.hi, count);
+                              store_some(mean + row, s.mean.hi + s.mean.lo, count);
+                              store_some(rstd + row, s.rstd, count);
+                              if (variance) store_some(variance + row, s.variance, count);
+                          }
+                      });
+    for_positions<Isa>(shape.planes, shape.length, groups,
+                       [&](std::ptrdiff_t plane, std::ptrdiff_t begin, std::ptrdiff_t end) {
+                           emit_across<Isa, C>(y, x, groups, begin, end, plane * y.plane_stride,
+                                               plane * x.plane_stride, c);
+                       });
     if constexpr (sizeof(C) == 8) {
         for (std::ptrdiff_t row = 0; row < groups; ++row)
             if (prescale_for<Isa>(c.mean[row], squares[row], eps) != 1)
@@ -419,9 +424,7 @@ void normalize_channels(const NormShape& shape, const NormOperand& y, const Norm
                 const std::ptrdiff_t first = group * planes + s.plane;
                 ShiftedSums<Isa, C> sums = no_sums<Isa, C>();
                 for (std::ptrdiff_t k = first; k < first + s.planes; ++k) {
-                    const auto part = [&](int j) {
-                        return D::splat(table[kept * image + j][k]);
-                    };
+                    const auto part = [&](int j) { return D::splat(table[kept * image + j][k]); };
                     if constexpr (sizeof(C) == 8) {
                         sums = {plus(sums.s1, Pair<Isa>{part(1), part(2)}),
                                 plus(sums.s2, Pair<Isa>{part(3), part(4)})};
@@ -430,8 +433,8 @@ void normalize_channels(const NormShape& shape, const NormOperand& y, const Norm
                     }
                 }
                 const double n = static_cast<double>(s.planes * s.n);
-                const Moments<Isa> m = moments_of<Isa, C>(
-                    sums, D::splat(table[kept * image][first]), n);
+                const Moments<Isa> m =
+                    moments_of<Isa, C>(sums, D::splat(table[kept * image][first]), n);
                 total = i == 0 ? m : merged(total, seen, m, n);
                 seen += n;
             }
@@ -450,14 +453,14 @@ void normalize_channels(const NormShape& shape, const NormOperand& y, const Norm
             }
         }
     });
-    for_positions<Isa>(shape.samples, shape.length, channels, [&](std::ptrdiff_t sample,
-                                                                  std::ptrdiff_t begin,
-                                                                  std::ptrdiff_t end) {
-        const StripConstants c = {constants[4 * sample], constants[4 * sample + 1],
-                                  constants[4 * sample + 2], constants[4 * sample + 3]};
-        emit_across<Isa, C>(y, x, channels, begin, end, sample_offset<Isa>(shape, y, sample),
-                            sample_offset<Isa>(shape, x, sample), c);
-    });
+    for_positions<Isa>(
+        shape.samples, shape.length, channels,
+        [&](std::ptrdiff_t sample, std::ptrdiff_t begin, std::ptrdiff_t end) {
+            const StripConstants c = {constants[4 * sample], constants[4 * sample + 1],
+                                      constants[4 * sample + 2], constants[4 * sample + 3]};
+            emit_across<Isa, C>(y, x, channels, begin, end, sample_offset<Isa>(shape, y, sample),
+                                sample_offset<Isa>(shape, x, sample), c);
+        });
     if constexpr (sizeof(C) == 8) {
         for (std::ptrdiff_t row = 0; row < shape.rows(); ++row) {
             const double* rest = constants[4 * (row / shape.groups) + 1];
@@ -482,8 +485,8 @@ void normalize(const NormShape& shape, const NormOperand& y, const NormOperand& 
 }
 
 // Statistics that are given. A quarter is worked on where variance + eps or the difference of an
-// element and the mean may overflow: x - mean does not while |mean| < 2^970, half a unit in the last
-// place of the largest x.
+// element and the mean may overflow: x - mean does not while |mean| < 2^970, half a unit in the
+// last place of the largest x.
 template <class Isa>
 RowStatistics<Isa> known_statistics(double mean, double variance, double eps, bool prescales) {
     using D = Vec<Isa, double>;
@@ -491,7 +494,9 @@ RowStatistics<Isa> known_statistics(double mean, double variance, double eps, bo
     const double prescale = prescales && large ? 0.25 : 1;
     const D zero = D::zero();
     return {{{D::splat(mean * prescale), zero}, {D::splat(variance * prescale * prescale), zero}},
-            1, eps, prescale};
+            1,
+            eps,
+            prescale};
 }
 
 template <class Isa, class C>
@@ -531,12 +536,11 @@ void transform(const NormShape& shape, const NormOperand& y, const NormOperand& 
         c.scale[g] = affine.weight ? r.rstd[0] * affine.weight[g] : r.rstd[0];
         c.shift[g] = affine.bias ? affine.bias[g] : 0;
     }
-    for_positions<Isa>(shape.planes, shape.length, groups, [&](std::ptrdiff_t plane,
-                                                               std::ptrdiff_t begin,
-                                                               std::ptrdiff_t end) {
-        emit_across<Isa, C>(y, x, groups, begin, end, plane * y.plane_stride,
-                            plane * x.plane_stride, c, affine.rectify);
-    });
+    for_positions<Isa>(shape.planes, shape.length, groups,
+                       [&](std::ptrdiff_t plane, std::ptrdiff_t begin, std::ptrdiff_t end) {
+                           emit_across<Isa, C>(y, x, groups, begin, end, plane * y.plane_stride,
+                                               plane * x.plane_stride, c, affine.rectify);
+                       });
     if (!extreme) return;
     for (std::ptrdiff_t g = 0; g < groups; ++g)
         if (known_statistics<Isa>(mean[g], variance[g], eps, true).prescale != 1)

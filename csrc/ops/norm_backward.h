@@ -73,7 +73,8 @@ template <class Isa, class C>
     return sums;
 }
 
-// Weights of positions [i, i + lanes), of n. What lies beyond is the next group's, which may be infinite.
+// Weights of positions [i, i + lanes), of n. What lies beyond is the next group's, which may be
+// infinite.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> weights_at(const double* weight, std::ptrdiff_t i,
                                                           std::ptrdiff_t n) {
@@ -117,8 +118,8 @@ struct RowGradient {
     D scaled_rstd;  // of prescaled x
 };
 
-// The power of two below an extreme rstd, so that rstd / prescale and (x - mean) prescale are near 1
-// and no product of them leaves the range.
+// The power of two below an extreme rstd, so that rstd / prescale and (x - mean) prescale are near
+// 1 and no product of them leaves the range.
 template <class Isa>
 double gradient_prescale(double rstd, bool prescales) {
     if (!prescales || !(rstd < 0x1p-500 || rstd > 0x1p500)) return 1;
@@ -236,9 +237,8 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
                         affine.weight ? *weight_at(s, 0) : 1);
         total.add_segment(sums);
     }
-    const D row_weight =
-        D::splat(!planar && !positional && affine.weight ? affine.weight[group * affine.group_step]
-                                                         : 1);
+    const D row_weight = D::splat(
+        !planar && !positional && affine.weight ? affine.weight[group * affine.group_step] : 1);
     const RowGradient<Isa> r =
         row_gradient<Isa>(total, static_cast<double>(shape.cols()), D::splat(mean), D::splat(rstd),
                           D::splat(prescale), row_weight, constant);
@@ -342,7 +342,8 @@ void backward_short_rows(const NormShape& shape, const NormOperand* grad_x,
                 for (int j = 0; j < W::parts; ++j) {
                     D d = v.part[j];
                     if constexpr (sizeof(C) == 8) {
-                        d = (d * D::splat(of.prescale[k]) - D::splat(of.mean[k])) - D::splat(of.rest[k]);
+                        d = (d * D::splat(of.prescale[k]) - D::splat(of.mean[k])) -
+                            D::splat(of.rest[k]);
                     } else {
                         d = d - D::splat(of.mean[k]);
                     }
@@ -406,10 +407,10 @@ void backward_along(const NormShape& shape, const NormOperand* grad_x, const Nor
         add_samples<Isa>(sums[0], shape.samples, affine.count, grad_weight, grad_bias);
         return;
     }
-    const bool is_short =
-        affine.position_step != 0 && shape.groups * shape.planes == 1 && !constant &&
-        shape.cols() <= short_columns && lies_along<Isa, C>(shape, x) &&
-        lies_along<Isa, C>(shape, grad_y) && (!grad_x || lies_along<Isa, C>(shape, *grad_x));
+    const bool is_short = affine.position_step != 0 && shape.groups * shape.planes == 1 &&
+                          !constant && shape.cols() <= short_columns &&
+                          lies_along<Isa, C>(shape, x) && lies_along<Isa, C>(shape, grad_y) &&
+                          (!grad_x || lies_along<Isa, C>(shape, *grad_x));
     if (affine.position_step != 0 && (grad_weight || grad_bias)) {
         const std::ptrdiff_t each =
             larger<Isa>(std::ptrdiff_t{32}, (rows + 63) / 64 + shape.groups - 1) / shape.groups *
@@ -454,9 +455,8 @@ void backward_along(const NormShape& shape, const NormOperand* grad_x, const Nor
 }
 
 template <class Isa, class C, class Terms>
-void strip_sums(const NormOperand& grad_y, const NormOperand& x,
-                const Segment& s, std::ptrdiff_t row, std::ptrdiff_t count,
-                const Terms (&terms_of)[strip_registers],
+void strip_sums(const NormOperand& grad_y, const NormOperand& x, const Segment& s,
+                std::ptrdiff_t row, std::ptrdiff_t count, const Terms (&terms_of)[strip_registers],
                 RowSums<Isa, Terms::count> (&result)[strip_registers]) {
     using D = Vec<Isa, double>;
     constexpr int lanes = D::size;
@@ -479,10 +479,10 @@ void strip_sums(const NormOperand& grad_y, const NormOperand& x,
 
 // Constants of neighbouring channels: mean, rest, p, c, t of RowGradient from array `first` on.
 template <class Isa, class C>
-void emit_gradient_across(const NormOperand& grad_x, const NormOperand& grad_y, const NormOperand& x,
-                          std::ptrdiff_t channels, std::ptrdiff_t begin, std::ptrdiff_t end,
-                          const std::ptrdiff_t (&offset)[3], const DoubleArrays<Isa>& constants,
-                          std::ptrdiff_t first) {
+void emit_gradient_across(const NormOperand& grad_x, const NormOperand& grad_y,
+                          const NormOperand& x, std::ptrdiff_t channels, std::ptrdiff_t begin,
+                          std::ptrdiff_t end, const std::ptrdiff_t (&offset)[3],
+                          const DoubleArrays<Isa>& constants, std::ptrdiff_t first) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
     const double* c[5];
@@ -541,34 +541,32 @@ void backward_across(const NormShape& shape, const NormOperand* grad_x, const No
         for (int t = 0; t < terms_count; ++t) {
             for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
                 const double* const from = table[2 * (terms_count * i + t)] + row;
-                total.sum[t] = plus(total.sum[t], Pair<Isa>{load_some<Isa>(from, count),
-                                                            load_some<Isa>(from + table.pitch,
-                                                                           count)});
+                total.sum[t] =
+                    plus(total.sum[t], Pair<Isa>{load_some<Isa>(from, count),
+                                                 load_some<Isa>(from + table.pitch, count)});
             }
         }
-        const D weight =
-            affine.weight ? load_some<Isa>(affine.weight + row, count) : D::splat(1);
+        const D weight = affine.weight ? load_some<Isa>(affine.weight + row, count) : D::splat(1);
         const D scale = load_some<Isa>(rstd + row, count);
-        const RowGradient<Isa> r =
-            row_gradient<Isa>(total, static_cast<double>(shape.cols()),
-                              load_some<Isa>(mean + row, count), scale, D::splat(1), weight,
-                              constant);
+        const RowGradient<Isa> r = row_gradient<Isa>(total, static_cast<double>(shape.cols()),
+                                                     load_some<Isa>(mean + row, count), scale,
+                                                     D::splat(1), weight, constant);
         const D values[] = {r.mean, r.rest, scale * weight, r.c, r.t};
         for (int k = 0; k < 5; ++k) store_some(constants[k] + row, values[k], count);
         if (grad_bias) store_some(grad_bias + row, total.value(0), count);
         if (grad_weight)
-            store_some(grad_weight + row,
-                       (total.value(1) - r.rest * total.value(0)) * scale, count);
+            store_some(grad_weight + row, (total.value(1) - r.rest * total.value(0)) * scale,
+                       count);
     }
     if (grad_x)
-        for_positions<Isa>(shape.planes, shape.length, groups, [&](std::ptrdiff_t plane,
-                                                                   std::ptrdiff_t begin,
-                                                                   std::ptrdiff_t end) {
-            emit_gradient_across<Isa, C>(
-                *grad_x, grad_y, x, groups, begin, end,
-                {plane * grad_x->plane_stride, plane * grad_y.plane_stride, plane * x.plane_stride},
-                constants, 0);
-        });
+        for_positions<Isa>(shape.planes, shape.length, groups,
+                           [&](std::ptrdiff_t plane, std::ptrdiff_t begin, std::ptrdiff_t end) {
+                               emit_gradient_across<Isa, C>(
+                                   *grad_x, grad_y, x, groups, begin, end,
+                                   {plane * grad_x->plane_stride, plane * grad_y.plane_stride,
+                                    plane * x.plane_stride},
+                                   constants, 0);
+                           });
     if constexpr (sizeof(C) == 8) {
         for (std::ptrdiff_t row = 0; row < groups; ++row) {
             if (gradient_prescale<Isa>(rstd[row], true) == 1) continue;
@@ -648,21 +646,21 @@ void backward_channels(const NormShape& shape, const NormOperand* grad_x, const 
         }
     });
     if (grad_x)
-        for_positions<Isa>(shape.samples, shape.length, channels, [&](std::ptrdiff_t sample,
-                                                                      std::ptrdiff_t begin,
-                                                                      std::ptrdiff_t end) {
-            emit_gradient_across<Isa, C>(*grad_x, grad_y, x, channels, begin, end,
-                                         {sample_offset<Isa>(shape, *grad_x, sample),
-                                          sample_offset<Isa>(shape, grad_y, sample),
-                                          sample_offset<Isa>(shape, x, sample)},
-                                         constants, 5 * sample);
-        });
+        for_positions<Isa>(shape.samples, shape.length, channels,
+                           [&](std::ptrdiff_t sample, std::ptrdiff_t begin, std::ptrdiff_t end) {
+                               emit_gradient_across<Isa, C>(
+                                   *grad_x, grad_y, x, channels, begin, end,
+                                   {sample_offset<Isa>(shape, *grad_x, sample),
+                                    sample_offset<Isa>(shape, grad_y, sample),
+                                    sample_offset<Isa>(shape, x, sample)},
+                                   constants, 5 * sample);
+                           });
     if constexpr (sizeof(C) == 8) {
         for (std::ptrdiff_t row = 0; row < shape.rows(); ++row)
             if (gradient_prescale<Isa>(rstd[row], true) != 1)
                 backward_row<Isa, C>(shape, grad_x, grad_y, x, affine, row, mean[row], rstd[row],
-                                     constant, nullptr, nullptr,
-                                     plane_sums[0] + 2 * row * planes, nullptr);
+                                     constant, nullptr, nullptr, plane_sums[0] + 2 * row * planes,
+                                     nullptr);
     }
     add_samples<Isa>(plane_sums[0], shape.samples, channels, grad_weight, grad_bias);
 }
@@ -703,11 +701,11 @@ void negative_sums(const NormShape& shape, const NormOperand& grad_y, const Norm
                 store_some(to + r * lanes, sums[r].value(0), count - r * lanes);
         } else {
             C* scratch = segment_scratch<Isa, C>(2);
-            *to = segment_sums<Isa, C>(
-                      read_segment<Isa>(shape, grad_y, row, s, scratch),
-                      read_segment<Isa>(shape, x, row, s, scratch + segment_columns), s.planes,
-                      s.n, NegativeTerms<Isa>{}, 0, nullptr)
-                      .value(0)[0];
+            *to =
+                segment_sums<Isa, C>(read_segment<Isa>(shape, grad_y, row, s, scratch),
+                                     read_segment<Isa>(shape, x, row, s, scratch + segment_columns),
+                                     s.planes, s.n, NegativeTerms<Isa>{}, 0, nullptr)
+                    .value(0)[0];
         }
     });
     add_arrays<Isa>(result, table[0], segments.count, table.pitch, rows);

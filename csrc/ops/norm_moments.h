@@ -14,10 +14,10 @@
 //
 // K is one of the elements, so (K - mean)^2 <= M2, and S2 <= (n + 1) M2: the difference loses at
 // most 12 bits, and if K is no outlier none to three.
-//   float32 arrays: d and the sums in float64. Sums of n / 16 + 4 additions: M2 has a relative error
-//   below 2^-53 (256 + 4) (4096 + 1) < 2^-32, typically 2^-48.
-//   float64 arrays: d, d^2 and both sums as hi + lo, S1^2 / n too: M2 has a relative error below
-//   2^-50 + 2^-100 x 2^12, one or two units of 2^-53 in practice; the mean is hi + lo too.
+//   float32 arrays: d and the sums in float64. Sums of n / 16 + 4 additions: M2 has a relative
+//   error below 2^-53 (256 + 4) (4096 + 1) < 2^-32, typically 2^-48. float64 arrays: d, d^2 and
+//   both sums as hi + lo, S1^2 / n too: M2 has a relative error below 2^-50 + 2^-100 x 2^12, one or
+//   two units of 2^-53 in practice; the mean is hi + lo too.
 // Equal elements give d = 0, hence M2 = 0 and mean = K exactly.
 //
 // Squares of float64 overflow from 2^511 on, and with eps = 0 a variance may underflow: a row whose
@@ -117,11 +117,10 @@ ShiftedSums<Isa, C> segment_shifted_sums(const SegmentData<C>& x, const Segment&
     const double first = static_cast<double>(x.data[0]);
     const D shift = D::splat(first * prescale), scale = D::splat(prescale);
     for (std::ptrdiff_t k = 0; k < s.planes; ++k) {
-        each_slot<Isa, C, 1>(s.n, {x.data + k * x.pitch}, {first},
-                             [&](int slot, std::ptrdiff_t, const D(&v)[1])
-                                 __attribute__((always_inline)) {
-                                     sums[slot].add_term(v[0], shift, scale);
-                                 });
+        each_slot<Isa, C, 1>(
+            s.n, {x.data + k * x.pitch}, {first},
+            [&](int slot, std::ptrdiff_t, const D(&v)[1])
+                __attribute__((always_inline)) { sums[slot].add_term(v[0], shift, scale); });
         if (!fold_planes && k + 1 < s.planes) continue;
         const ShiftedSums<Isa, C> plane = folded<Isa, C, Along<Isa, C>>(sums);
         total = {plus(total.s1, plane.s1), plus(total.s2, plane.s2)};
@@ -159,8 +158,8 @@ void strip_shifted_sums(const NormOperand& x, const Segment& s, std::ptrdiff_t c
 
 // The moments of rows that are channels.
 template <class Isa, class C>
-void strip_moments(const NormOperand& x, const Segment& s, std::ptrdiff_t row,
-                   std::ptrdiff_t count, Moments<Isa> (&moments)[strip_registers]) {
+void strip_moments(const NormOperand& x, const Segment& s, std::ptrdiff_t row, std::ptrdiff_t count,
+                   Moments<Isa> (&moments)[strip_registers]) {
     using D = Vec<Isa, double>;
     constexpr int lanes = D::size;
     D shift[strip_registers];
@@ -221,8 +220,8 @@ Moments<Isa> row_moments(const NormShape& shape, const NormOperand& x, std::ptrd
     for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
         const Segment s = segments[i];
         const double n = static_cast<double>(s.planes * s.n);
-        const Moments<Isa> m = segment_moments<Isa>(
-            read_segment<Isa>(shape, x, row, s, scratch), s, shape.planes_are_channels, prescale);
+        const Moments<Isa> m = segment_moments<Isa>(read_segment<Isa>(shape, x, row, s, scratch), s,
+                                                    shape.planes_are_channels, prescale);
         total = i == 0 ? m : merged(total, seen, m, n);
         seen += n;
     }

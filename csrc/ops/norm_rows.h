@@ -9,7 +9,8 @@
 // side by side. Terms of float64 arrays are added with their rounding errors (Pair). Nothing of
 // this depends on layout, threads, register width, or the other rows.
 //
-//   along    registers hold neighbouring positions of one row; what does not lie so, or is no compute
+//   along    registers hold neighbouring positions of one row; what does not lie so, or is no
+//   compute
 //            type, passes through scratch, a segment at a time.
 //   across   channels are neighbours in memory (channels-last, or (N, C)): registers hold one
 //            position of neighbouring channels, up to 8 registers side by side so that memory is
@@ -33,7 +34,8 @@ struct Segments {
     Segments(const NormShape& shape, bool each_plane = false)
         : planes(shape.planes),
           length(shape.length),
-          planes_each(each_plane ? 1 : larger<Isa>(segment_columns / shape.length, std::ptrdiff_t{1})),
+          planes_each(each_plane ? 1
+                                 : larger<Isa>(segment_columns / shape.length, std::ptrdiff_t{1})),
           pieces((shape.length + segment_columns - 1) / segment_columns),
           count(pieces > 1 ? planes * pieces : (planes + planes_each - 1) / planes_each) {}
 
@@ -93,10 +95,10 @@ void each_run(const NormShape& shape, const NormOperand& a, std::ptrdiff_t row, 
 template <class Isa, class C>
 SegmentData<C> place_of(const NormShape& shape, const NormOperand& a, std::ptrdiff_t row,
                         const Segment& s) {
-    return {reinterpret_cast<C*>(a.data + row_offset<Isa>(shape, a, row) +
-                                 s.plane * a.plane_stride) +
-                s.begin,
-            a.plane_stride / static_cast<std::ptrdiff_t>(sizeof(C))};
+    return {
+        reinterpret_cast<C*>(a.data + row_offset<Isa>(shape, a, row) + s.plane * a.plane_stride) +
+            s.begin,
+        a.plane_stride / static_cast<std::ptrdiff_t>(sizeof(C))};
 }
 template <class Isa, class C>
 SegmentData<C> read_segment(const NormShape& shape, const NormOperand& a, std::ptrdiff_t row,

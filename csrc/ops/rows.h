@@ -3,11 +3,11 @@
 // shapes of data: a contiguous row, and a tile of rows stored [column][row] (simd/sum.h: Along and
 // Across).
 //
-// A contiguous row of the compute type is read and written where it lies. Everything else, narrower types
-// included, goes through scratch of bounded size: blocks of `sum_block` columns of a row, or tiles of 16 to 256
-// rows. A tile is gathered in runs along whichever axis is contiguous, so memory sees whole cache
-// lines; it then stays in L1 for all passes. Rows of more than one block are gathered again for
-// every pass. The input is never copied as a whole.
+// A contiguous row of the compute type is read and written where it lies. Everything else, narrower
+// types included, goes through scratch of bounded size: blocks of `sum_block` columns of a row, or
+// tiles of 16 to 256 rows. A tile is gathered in runs along whichever axis is contiguous, so memory
+// sees whole cache lines; it then stays in L1 for all passes. Rows of more than one block are
+// gathered again for every pass. The input is never copied as a whole.
 //
 // Which way a row goes depends on layout and sizes and has no effect on its bits.
 //
@@ -31,12 +31,13 @@
 //   std::int64_t hole(row, lane)    the column that the sum leaves out, or -1 (if `has_holes`)
 //   Mask accepts(sum, row)          the rows (lanes) whose results follow from this sum; may note
 //                                   in row what finish_float() needs as well
-//   void finish_float(form, first, n, sum, accepted, row)   as finish(), for the accepted rows: what
+//   void finish_float(form, first, n, sum, accepted, row)   as finish(), for the accepted rows:
+//   what
 //                                   emit() needs, with a peak of 0; row.factor; row.float_emit
 //   void patch(column, n, out, stride, lane, row)           elements that are no such product
 //
-// A mask is the driver's affair: elements that it leaves out are -inf to the operation, and what has
-// been emitted for them is replaced. Operations need not know, and rows without one do not pay.
+// A mask is the driver's affair: elements that it leaves out are -inf to the operation, and what
+// has been emitted for them is replaced. Operations need not know, and rows without one do not pay.
 #include <cstdint>
 
 #include "../dtypes.h"
@@ -72,11 +73,15 @@ template <class Isa, class T>
 template <class Isa>
 std::ptrdiff_t element_bytes(Element type) {
     switch (type) {
-        case Element::float64: return 8;
-        case Element::float32: return 4;
+        case Element::float64:
+            return 8;
+        case Element::float32:
+            return 4;
         case Element::float16:
-        case Element::bfloat16: return 2;
-        default: return 1;
+        case Element::bfloat16:
+            return 2;
+        default:
+            return 1;
     }
 }
 
@@ -90,7 +95,7 @@ struct Run {
 };
 template <class Isa>
 [[gnu::noinline]] Run run_at_any(int ndim, const std::ptrdiff_t* size, const std::ptrdiff_t* stride,
-                               std::ptrdiff_t index, std::ptrdiff_t left) {
+                                 std::ptrdiff_t index, std::ptrdiff_t left) {
     std::ptrdiff_t last = size[ndim - 1];
     std::ptrdiff_t at = index % last;
     std::ptrdiff_t offset = at * stride[ndim - 1];
@@ -123,8 +128,8 @@ template <class Isa>
     storeu(to + Vec<Isa, double>::size, widen_high(v));
 }
 
-// Elements of storage type T at any byte stride to contiguous C, and back (by way of float32, if T is
-// narrower).
+// Elements of storage type T at any byte stride to contiguous C, and back (by way of float32, if T
+// is narrower).
 template <class Isa, class T, class C>
 void read_line(C* to, const char* from, std::ptrdiff_t stride, std::ptrdiff_t n) {
     if constexpr (std::is_same_v<T, C>) {
@@ -203,7 +208,8 @@ void read_elements(C* to, Element type, const char* from, std::ptrdiff_t stride,
     read_line<Isa, C>(to, from, stride, n);
 }
 template <class Isa, class C>
-void write_elements(char* to, Element type, const C* from, std::ptrdiff_t stride, std::ptrdiff_t n) {
+void write_elements(char* to, Element type, const C* from, std::ptrdiff_t stride,
+                    std::ptrdiff_t n) {
     if (type == Element::float16) return write_line<Isa, float16>(to, from, stride, n);
     if (type == Element::bfloat16) return write_line<Isa, bfloat16>(to, from, stride, n);
     if (sizeof(C) == 8 && type == Element::float32)
@@ -292,8 +298,9 @@ struct Tile {
     }
 };
 
-// A rectangle of a tile from or to memory: by whole runs of rows where these are neighbours in memory
-// (images and axis 1), by square transposes where columns are (short rows), else element by element.
+// A rectangle of a tile from or to memory: by whole runs of rows where these are neighbours in
+// memory (images and axis 1), by square transposes where columns are (short rows), else element by
+// element.
 template <class Isa, class C, bool gather>
 void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptrdiff_t row,
                     std::ptrdiff_t rows, std::ptrdiff_t row_stride, std::ptrdiff_t column,
@@ -359,7 +366,8 @@ void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptr
                     transpose<Isa>(from, lanes, square);
                     for (std::ptrdiff_t j = 0; j < lanes; ++j) {
                         if (narrow_rows) {
-                            store_first(memory + (r + j) * pitch, square[j], static_cast<int>(cols));
+                            store_first(memory + (r + j) * pitch, square[j],
+                                        static_cast<int>(cols));
                         } else {
                             storeu(memory + (r + j) * pitch + c, square[j]);
                         }
@@ -389,8 +397,7 @@ void move_rectangle(const Tile<Isa, C>& tile, Element type, char* data, std::ptr
 template <class Isa, class C, bool gather>
 void move_tile(const Tile<Isa, C>& tile, const RowShape& shape, const RowOperand& a,
                std::ptrdiff_t first_row, std::ptrdiff_t rows, std::ptrdiff_t column) {
-    bool streams =
-        !gather && shape.rows * shape.cols * element_bytes<Isa>(a.type) >= stream_bytes;
+    bool streams = !gather && shape.rows * shape.cols * element_bytes<Isa>(a.type) >= stream_bytes;
     for (std::ptrdiff_t r = 0; r < rows;) {
         Run kept =
             run_at<Isa>(shape.kept_ndim, shape.kept_size, a.kept_stride, first_row + r, rows - r);
@@ -399,8 +406,8 @@ void move_tile(const Tile<Isa, C>& tile, const RowShape& shape, const RowOperand
                                       column + c, tile.cols - c);
             move_rectangle<Isa, C, gather>(tile, a.type, a.data + kept.offset + reduced.offset, r,
                                            kept.length, a.kept_stride[shape.kept_ndim - 1], c,
-                                           reduced.length,
-                                           a.reduced_stride[shape.reduced_ndim - 1], streams);
+                                           reduced.length, a.reduced_stride[shape.reduced_ndim - 1],
+                                           streams);
             c += reduced.length;
         }
         r += kept.length;
@@ -499,7 +506,8 @@ struct RowDriver {
         return lines;
     }
 
-    // What goes for columns [column, column + n) of the row to its place, from where it is or from scratch.
+    // What goes for columns [column, column + n) of the row to its place, from where it is or from
+    // scratch.
     template <class Emit>
     [[gnu::always_inline]] inline void deliver(Lines& lines, std::ptrdiff_t row,
                                                std::ptrdiff_t column, std::ptrdiff_t n,
@@ -513,8 +521,9 @@ struct RowDriver {
     }
 
     // Points `data` at columns [column, column + n) of the row, gathering what is not in place.
-    [[gnu::always_inline]] inline void fetch(Lines& lines, std::ptrdiff_t row, std::ptrdiff_t column,
-                                             std::ptrdiff_t n, const C* (&data)[inputs]) const {
+    [[gnu::always_inline]] inline void fetch(Lines& lines, std::ptrdiff_t row,
+                                             std::ptrdiff_t column, std::ptrdiff_t n,
+                                             const C* (&data)[inputs]) const {
         bool held = lines.held_row == row && lines.held_column == column;
         for (int k = 0; k < inputs; ++k) {
             const char* row_data = in[k]->data + row_offset<Isa>(shape, *in[k], row);
@@ -542,22 +551,22 @@ struct RowDriver {
         return smaller<Isa>(sum_block, shape.cols - column);
     }
 
-    [[gnu::noinline]] D peak_of_block(Lines& lines, std::ptrdiff_t row,
-                                                  std::ptrdiff_t column, const Row& state) const {
+    [[gnu::noinline]] D peak_of_block(Lines& lines, std::ptrdiff_t row, std::ptrdiff_t column,
+                                      const Row& state) const {
         const C* data[inputs];
         std::ptrdiff_t n = block_length(column);
         fetch(lines, row, column, n, data);
         return op.peak(Form{}, n, data, state);
     }
-    [[gnu::noinline]] Sum sum_of_block(Lines& lines, std::ptrdiff_t row,
-                                                   std::ptrdiff_t column, const Row& state) const {
+    [[gnu::noinline]] Sum sum_of_block(Lines& lines, std::ptrdiff_t row, std::ptrdiff_t column,
+                                       const Row& state) const {
         const C* data[inputs];
         std::ptrdiff_t n = block_length(column);
         fetch(lines, row, column, n, data);
         return op.sum(Form{}, column, n, data, state);
     }
-    [[gnu::noinline]] void emit_block(Lines& lines, std::ptrdiff_t row,
-                                                  std::ptrdiff_t column, const Row& state) const {
+    [[gnu::noinline]] void emit_block(Lines& lines, std::ptrdiff_t row, std::ptrdiff_t column,
+                                      const Row& state) const {
         const C* data[inputs];
         std::ptrdiff_t n = block_length(column);
         fetch(lines, row, column, n, data);
@@ -567,8 +576,8 @@ struct RowDriver {
     }
 
     [[gnu::noinline]] FloatSum<Isa> float_sum_of_block(Lines& lines, std::ptrdiff_t row,
-                                                                   std::ptrdiff_t column,
-                                                                   const Row& state) const {
+                                                       std::ptrdiff_t column,
+                                                       const Row& state) const {
         const C* data[inputs];
         std::ptrdiff_t n = block_length(column);
         fetch(lines, row, column, n, data);
@@ -585,9 +594,8 @@ struct RowDriver {
         return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr,
                                                       destination);
     }
-    [[gnu::noinline]] void float_emit_block(Lines& lines, std::ptrdiff_t row,
-                                                        std::ptrdiff_t column,
-                                                        const Row& state) const {
+    [[gnu::noinline]] void float_emit_block(Lines& lines, std::ptrdiff_t row, std::ptrdiff_t column,
+                                            const Row& state) const {
         std::ptrdiff_t n = block_length(column);
         deliver(lines, row, column, n, [&](C* to, bool direct) __attribute__((always_inline)) {
             // In place, the lines are in the cache already.
@@ -615,7 +623,8 @@ struct RowDriver {
         op.finish_float(Form{}, row, 1, sum, accepted, state);
         if constexpr (Op::emits) {
             if (out == nullptr) return true;
-            for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block) emit_either(lines, row, c, state);
+            for (std::ptrdiff_t c = 0; c < shape.cols; c += sum_block)
+                emit_either(lines, row, c, state);
         }
         return true;
     }
@@ -645,7 +654,8 @@ struct RowDriver {
             if (mask == nullptr && along_float(lines, row, state)) return;
         }
         if constexpr (Op::keeps) {
-            if (out != nullptr && shape.cols <= kept_columns<C>) return along_kept(lines, row, state);
+            if (out != nullptr && shape.cols <= kept_columns<C>)
+                return along_kept(lines, row, state);
         }
         if constexpr (Op::has_peak) {
             D peak = peak_of_block(lines, row, 0, state);
@@ -689,7 +699,8 @@ struct RowDriver {
         };
         auto combined = [&](auto* parts, std::ptrdiff_t r, const auto& combine) {
             auto value = parts[r * blocks];
-            for (std::ptrdiff_t b = 1; b < blocks; ++b) value = combine(value, parts[r * blocks + b]);
+            for (std::ptrdiff_t b = 1; b < blocks; ++b)
+                value = combine(value, parts[r * blocks + b]);
             return value;
         };
         bool all_done = Op::float_lanes && mask == nullptr;
@@ -699,8 +710,8 @@ struct RowDriver {
         }
         if constexpr (Op::float_lanes) {
             if (mask == nullptr) {
-                each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r, std::ptrdiff_t row,
-                               std::ptrdiff_t column) {
+                each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r,
+                               std::ptrdiff_t row, std::ptrdiff_t column) {
                     float_sums[task] = float_sum_of_block(lines, row, column, states[r]);
                 });
                 for (std::ptrdiff_t r = 0; r < count; ++r) {
@@ -719,8 +730,7 @@ struct RowDriver {
             if constexpr (Op::has_peak) {
                 each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r,
                                std::ptrdiff_t row, std::ptrdiff_t column) {
-                    if (done[r][0] == 0)
-                        peaks[task] = peak_of_block(lines, row, column, states[r]);
+                    if (done[r][0] == 0) peaks[task] = peak_of_block(lines, row, column, states[r]);
                 });
                 for (std::ptrdiff_t r = 0; r < count; ++r)
                     if (done[r][0] == 0) states[r].peak = combined(peaks, r, Larger{});
@@ -832,8 +842,8 @@ struct RowDriver {
                                                               op.hole(states[own], j % lanes) - c)
                                                         : -1;
                             }
-                            AcrossFloat<Isa>::template block<true>(tile[0].strip(s), tile[0].cols, holes,
-                                                                   both);
+                            AcrossFloat<Isa>::template block<true>(tile[0].strip(s), tile[0].cols,
+                                                                   holes, both);
                         } else {
                             AcrossFloat<Isa>::template block<false>(tile[0].strip(s), tile[0].cols,
                                                                     nullptr, both);
@@ -848,11 +858,13 @@ struct RowDriver {
                     all_accepted = all_accepted && !any(~accepted[s]);
                     float_states[s] = states[s];
                 }
-                // Its finish() writes results of all rows, so those of the accepted ones come after.
-                if (!all_accepted) general_sums(each_strip, rows_of, first_row, strips, tile, states, sums);
+                // Its finish() writes results of all rows, so those of the accepted ones come
+                // after.
+                if (!all_accepted)
+                    general_sums(each_strip, rows_of, first_row, strips, tile, states, sums);
                 for (std::ptrdiff_t s = 0; s < strips; ++s) {
-                    op.finish_float(Form{}, first_row + s * lanes, rows_of(s), float_sums[s], accepted[s],
-                                    float_states[s]);
+                    op.finish_float(Form{}, first_row + s * lanes, rows_of(s), float_sums[s],
+                                    accepted[s], float_states[s]);
                     states[s] = all_accepted ? float_states[s]
                                              : blend(accepted[s], float_states[s], states[s]);
                 }
@@ -874,8 +886,7 @@ struct RowDriver {
 
     template <class EachStrip, class RowsOf>
     [[gnu::always_inline]] inline void general_sums(const EachStrip& each_strip,
-                                                    const RowsOf& rows_of,
-                                                    std::ptrdiff_t first_row,
+                                                    const RowsOf& rows_of, std::ptrdiff_t first_row,
                                                     std::ptrdiff_t strips,
                                                     const Tile<Isa, C> (&tile)[inputs], Row* states,
                                                     Sum* sums) const {

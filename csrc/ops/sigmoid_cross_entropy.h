@@ -1,13 +1,15 @@
 #pragma once
-// Binary cross-entropy of logits x and labels y, with weight w and positive weight p (1 by default):
+// Binary cross-entropy of logits x and labels y, with weight w and positive weight p (1 by
+// default):
 //
 //   loss = w (p y softplus(-x) + (1 - y) softplus(x))
-//   grad = w ((1 - y) sigmoid(x) - p y sigmoid(-x)),   without "negatives" both lose the (1 - y) term.
+//   grad = w ((1 - y) sigmoid(x) - p y sigmoid(-x)),   without "negatives" both lose the (1 - y)
+//   term.
 //
 // Textbooks write log(sigmoid(x)), which is -inf below -709 (-88 in float32), or max(x, 0) - x y +
-// log1p(exp(-|x|)), where x - x y cancels unless y is exactly 0 or 1; sigmoid(x) - y has no digits left
-// for y = 1 and x > 17 (37 in float64). Here both logarithms are positive sums, and both sigmoids
-// come from the same t = exp(-|x|) without a subtraction:
+// log1p(exp(-|x|)), where x - x y cancels unless y is exactly 0 or 1; sigmoid(x) - y has no digits
+// left for y = 1 and x > 17 (37 in float64). Here both logarithms are positive sums, and both
+// sigmoids come from the same t = exp(-|x|) without a subtraction:
 //
 //   small = softplus(-|x|) = log1p(t), large = softplus(|x|) = |x| + log1p(t),
 //   sigmoid(-|x|) = t / (1 + t), sigmoid(|x|) = 1 / (1 + t).
@@ -15,25 +17,26 @@
 // With s = p y, l = 1 - y for x >= 0 and s = 1 - y, l = p y for x < 0 the loss is
 // w (s small + l large) and the gradient +-w (l sigmoid(|x|) - s sigmoid(-|x|)).
 //
-// What can still cancel is part of the problem: the gradient where sigmoid(x) is near y strictly between
-// 0 and 1, the loss where y is outside [0, 1] (or p < 0). Every term is therefore known to more digits
-// than the result has, and where the result is small against its terms it is computed again:
+// What can still cancel is part of the problem: the gradient where sigmoid(x) is near y strictly
+// between 0 and 1, the loss where y is outside [0, 1] (or p < 0). Every term is therefore known to
+// more digits than the result has, and where the result is small against its terms it is computed
+// again:
 //
 //   float32   terms in float64 with 2^-45. If the sum is below 2^-18 of a term: the float64 way.
 //             Error: 0.5 units in the last place (2^-24 of the result) + 2^-45 / 2^-18.
 //   float64   terms as hi + lo with 2^-58. If the sum is below 2^-7 of a term: double-length with
 //             2^-100. Error: 0.5 units (2^-53) + 2^-58 / 2^-7 for losses with y outside [0, 1] and
-//             gradients with y strictly inside; 0.5 + 2^-58 without cancellation. A sum that cancels to
-//             below 2^-46 of its terms has the digits that 2^-100 leaves it.
+//             gradients with y strictly inside; 0.5 + 2^-58 without cancellation. A sum that
+//             cancels to below 2^-46 of its terms has the digits that 2^-100 leaves it.
 //   float16, bfloat16 as float32, rounded once more.
 //
 // A term with coefficient 0 is dropped, so x = inf with y = 1 and x = -inf with y = 0 have loss and
 // gradient 0; the other infinities give an infinite loss. NaN anywhere gives NaN.
 //
-// Sums ("sum", "mean") run in C order of the elements whatever the layout: blocks of 8192 elements; in
-// a block 16 lanes of float64, lane j adds the elements j, j + 16, ...; lane j absorbs lane j + 8, then
-// 4, 2, 1; the blocks' sums are added in order. float64 losses enter as hi + lo and are added
-// double-length, those of the other dtypes as float64 before they are rounded.
+// Sums ("sum", "mean") run in C order of the elements whatever the layout: blocks of 8192 elements;
+// in a block 16 lanes of float64, lane j adds the elements j, j + 16, ...; lane j absorbs lane j +
+// 8, then 4, 2, 1; the blocks' sums are added in order. float64 losses enter as hi + lo and are
+// added double-length, those of the other dtypes as float64 before they are rounded.
 #include "../elementwise_plan.h"
 #include "../reduction.h"
 #include "../runtime/memory.h"
@@ -111,8 +114,8 @@ template <class Isa>
     return select(is_nan(p.hi), Pair<Isa>{a.hi * b, Vec<Isa, double>::zero()}, p);
 }
 
-// Where the result may be subnormal (deep: small below 2^-500 and l below 2^-300) l is multiplied by
-// 2^-exponent instead of small by 2^exponent, and the exponent is left for the end.
+// Where the result may be subnormal (deep: small below 2^-500 and l below 2^-300) l is multiplied
+// by 2^-exponent instead of small by 2^exponent, and the exponent is left for the end.
 template <class Isa>
 [[gnu::always_inline]] inline CrossEntropy<Isa> combine(const LogisticTerms<Isa>& terms,
                                                         const Coefficients<Isa>& c,
@@ -138,8 +141,8 @@ template <class Isa>
         add(small_term(terms.sigmoid_small) ^ (~negative & sign), grad_large ^ (negative & sign));
     // Either term may stand for both: where they cancel they are nearly equal.
     const D limit = D::splat(0x1p-7);
-    Mask<Isa, double> cancels = (abs(loss.hi) < limit * abs(loss_large.hi)) |
-                                (abs(grad.hi) < limit * abs(grad_large.hi));
+    Mask<Isa, double> cancels =
+        (abs(loss.hi) < limit * abs(loss_large.hi)) | (abs(grad.hi) < limit * abs(grad_large.hi));
     return {{loss, exponent}, {grad, exponent}, cancels};
 }
 
@@ -172,8 +175,8 @@ template <class Isa>
         // Double-length arithmetic makes NaN of infinities; the plain formula does not.
         D small = ldexp(terms.small.value, terms.small.exponent);
         D large = select(c.large.hi == D::zero(), D::zero(), (magnitude + small) * c.large.hi);
-        r.loss.value = select(nan, Pair<Isa>{fma(small, c.small.hi, large), D::zero()},
-                              r.loss.value);
+        r.loss.value =
+            select(nan, Pair<Isa>{fma(small, c.small.hi, large), D::zero()}, r.loss.value);
         r.loss.exponent = select(nan, D::zero(), r.loss.exponent);
     }
     return r;
@@ -196,7 +199,8 @@ struct CrossEntropyOptions {
     Pair<Isa> grad_scale;
 };
 
-// One part of a vector, in float64: the loss as hi + lo (hi rounded from both), the rounded gradient.
+// One part of a vector, in float64: the loss as hi + lo (hi rounded from both), the rounded
+// gradient.
 template <class Isa>
 [[gnu::always_inline]] inline void cross_entropy_part(Vec<Isa, double> x, Vec<Isa, double> y,
                                                       Vec<Isa, double> weight,
@@ -212,8 +216,8 @@ template <class Isa>
     grad = ldexp(mul(mul_to_infinity(r.grad.value, weight), options.grad_scale), r.grad.exponent);
 }
 
-// The lanes of `where` again, in the float64 way; the others keep what they have, or an element's bits would
-// depend on its neighbours.
+// The lanes of `where` again, in the float64 way; the others keep what they have, or an element's
+// bits would depend on its neighbours.
 template <class Isa>
 [[gnu::noinline]] void cross_entropy_careful(Vec<Isa, double> x, Vec<Isa, double> y,
                                              Vec<Isa, double> weight, Vec<Isa, double> pos_weight,
@@ -274,8 +278,8 @@ template <bool with_grad, bool weighted, class Isa, Storage T>
         Mask<Isa, double> cancels[2];
         for (int part = 0; part < 2; ++part)
             cancels[part] = cross_entropy_fast<with_grad, weighted>(x[part], y[part], weight[part],
-                                                          pos_weight[part], options, v.loss[part],
-                                                          grad[part]);
+                                                                    pos_weight[part], options,
+                                                                    v.loss[part], grad[part]);
         if (any(cancels[0] | cancels[1])) [[unlikely]]
             for (int part = 0; part < 2; ++part)
                 cross_entropy_careful(x[part], y[part], weight[part], pos_weight[part],
@@ -353,13 +357,14 @@ template <class Isa, Storage T>
                                                const T* data, std::ptrdiff_t first,
                                                std::ptrdiff_t n, T* scratch) {
     if (plan.ndim == 1 && plan.line_stride(operand) == 1) return data + first;
-    walk<Isa, 6, T>(plan, operand, first, n, [&](std::ptrdiff_t from, std::ptrdiff_t to)
+    walk<Isa, 6, T>(plan, operand, first, n,
+                    [&](std::ptrdiff_t from, std::ptrdiff_t to)
                         [[gnu::always_inline]] { scratch[to] = data[from]; });
     return scratch;
 }
 
-// Results of this size are written past the caches (elementwise.h has measured it); they are new arrays and
-// aligned then.
+// Results of this size are written past the caches (elementwise.h has measured it); they are new
+// arrays and aligned then.
 constexpr std::ptrdiff_t loss_stream_bytes = std::ptrdiff_t{32} << 20;
 
 template <class Isa, Storage T, class Lanes>
@@ -407,41 +412,40 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
                                                               scratch + 3 * cross_entropy_chunk);
             T* loss_line = loss == nullptr ? nullptr : direct_loss ? loss + first : spare_loss;
             T* grad_line = grad == nullptr ? nullptr : direct_grad ? grad + first : spare_grad;
-            auto vector = [&](std::ptrdiff_t i, int first_slot, auto lanes)
-                [[gnu::always_inline]] {
-                    // As in elementwise.h: the processor's own prefetching is too short-sighted.
-                    __builtin_prefetch(x + i + 2048 / sizeof(T));
-                    __builtin_prefetch(y + i + 2048 / sizeof(T));
-                    CrossEntropyVectors<Isa, T> v;
-                    v.x = load<Isa>(x + i, lanes);
-                    v.y = load<Isa>(y + i, lanes);
-                    v.weight = w == nullptr ? V::splat(1) : load<Isa>(w + i, lanes);
-                    v.pos_weight = p == nullptr ? V::splat(1) : load<Isa>(p + i, lanes);
-                    cross_entropy<with_grad, weighted>(v, options);
-                    if (loss_line != nullptr) {
-                        if constexpr (parts == 1) {
-                            put<Isa>(loss_line + i, v.loss[0].hi, direct_loss && streams, lanes);
-                        } else {
-                            put<Isa>(loss_line + i, narrow(v.loss[0].hi, v.loss[1].hi),
-                                     direct_loss && streams, lanes);
-                        }
+            auto vector = [&](std::ptrdiff_t i, int first_slot, auto lanes) [[gnu::always_inline]] {
+                // As in elementwise.h: the processor's own prefetching is too short-sighted.
+                __builtin_prefetch(x + i + 2048 / sizeof(T));
+                __builtin_prefetch(y + i + 2048 / sizeof(T));
+                CrossEntropyVectors<Isa, T> v;
+                v.x = load<Isa>(x + i, lanes);
+                v.y = load<Isa>(y + i, lanes);
+                v.weight = w == nullptr ? V::splat(1) : load<Isa>(w + i, lanes);
+                v.pos_weight = p == nullptr ? V::splat(1) : load<Isa>(p + i, lanes);
+                cross_entropy<with_grad, weighted>(v, options);
+                if (loss_line != nullptr) {
+                    if constexpr (parts == 1) {
+                        put<Isa>(loss_line + i, v.loss[0].hi, direct_loss && streams, lanes);
                     } else {
-                        for (int part = 0; part < parts; ++part) {
-                            if constexpr (std::is_same_v<decltype(lanes), FirstLanes>) {
-                                for (int j = 0; j < D::size; ++j)
-                                    if (part * D::size + j >= lanes.count)
-                                        v.loss[part].hi.raw[j] = v.loss[part].lo.raw[j] = 0;
-                            }
-                            if constexpr (parts == 1) {
-                                sums.add(first_slot, v.loss[0]);
-                            } else {
-                                sums.add(first_slot + part, v.loss[part].hi);
-                            }
+                        put<Isa>(loss_line + i, narrow(v.loss[0].hi, v.loss[1].hi),
+                                 direct_loss && streams, lanes);
+                    }
+                } else {
+                    for (int part = 0; part < parts; ++part) {
+                        if constexpr (std::is_same_v<decltype(lanes), FirstLanes>) {
+                            for (int j = 0; j < D::size; ++j)
+                                if (part * D::size + j >= lanes.count)
+                                    v.loss[part].hi.raw[j] = v.loss[part].lo.raw[j] = 0;
+                        }
+                        if constexpr (parts == 1) {
+                            sums.add(first_slot, v.loss[0]);
+                        } else {
+                            sums.add(first_slot + part, v.loss[part].hi);
                         }
                     }
-                    if constexpr (with_grad)
-                        put<Isa>(grad_line + i, v.grad, direct_grad && streams, lanes);
-                };
+                }
+                if constexpr (with_grad)
+                    put<Isa>(grad_line + i, v.grad, direct_grad && streams, lanes);
+            };
             std::ptrdiff_t i = 0;
             for (; i + cross_entropy_lanes <= n; i += cross_entropy_lanes)
 #pragma GCC unroll 8
@@ -455,10 +459,12 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
                 }
             }
             if (loss_line == spare_loss)
-                walk<Isa, 6, T>(plan, 0, first, n, [&](std::ptrdiff_t to, std::ptrdiff_t from)
+                walk<Isa, 6, T>(plan, 0, first, n,
+                                [&](std::ptrdiff_t to, std::ptrdiff_t from)
                                     [[gnu::always_inline]] { loss[to] = spare_loss[from]; });
             if (grad_line == spare_grad)
-                walk<Isa, 6, T>(plan, 1, first, n, [&](std::ptrdiff_t to, std::ptrdiff_t from)
+                walk<Isa, 6, T>(plan, 1, first, n,
+                                [&](std::ptrdiff_t to, std::ptrdiff_t from)
                                     [[gnu::always_inline]] { grad[to] = spare_grad[from]; });
         }
         if (loss == nullptr) block_sums[block] = fold(sums);
@@ -478,9 +484,9 @@ double quotient_of(LongSum sum, double n) {
     return q + (rest[0] + lo) / n;
 }
 
-// loss: every element (Reduction::none) or the reduced one, for which sums holds a LongSum for every
-// loss_block elements. grad, weight and pos_weight may be null. The plan's operands are loss, grad,
-// logits, labels, weight, pos_weight; its order is C order unless the reduction is none.
+// loss: every element (Reduction::none) or the reduced one, for which sums holds a LongSum for
+// every loss_block elements. grad, weight and pos_weight may be null. The plan's operands are loss,
+// grad, logits, labels, weight, pos_weight; its order is C order unless the reduction is none.
 template <class Isa, Storage T>
 void sigmoid_cross_entropy(const ElementwisePlan<6>& plan, T* loss, T* grad, LongSum* sums,
                            const T* logits, const T* labels, const T* weight, const T* pos_weight,
@@ -502,9 +508,8 @@ void sigmoid_cross_entropy(const ElementwisePlan<6>& plan, T* loss, T* grad, Lon
     const bool unweighted = has_unweighted && weight == nullptr && pos_weight == nullptr;
     const auto run = [&]<bool with_grad, bool weighted>() {
         parallel_for<Isa>(tasks, [&](std::ptrdiff_t task) {
-            cross_entropy_task<Isa, T, with_grad, weighted>(plan, task, total, losses, grad, sums,
-                                                            logits, labels, weight, pos_weight,
-                                                            options);
+            cross_entropy_task<Isa, T, with_grad, weighted>(
+                plan, task, total, losses, grad, sums, logits, labels, weight, pos_weight, options);
         });
     };
     if (grad != nullptr) {

@@ -25,21 +25,22 @@
 // float32 rows of which no element is beyond +-80 need no maximum: exp(x_i) is summed as it is, in
 // float32 lanes (float_sums.h: 0.66 ULP), where the result is not next to 0.
 //
-// Error budget in units of u (of the ways in float64 lanes). softmax, float32: 2^-45 (exp) + 2^-40 (sum, a million columns) + 2^-52
-// against u = 2^-24, hence 0.5 ULP + 2^-15 where the result is normal, and the same absolute
-// error (in the unit of subnormal numbers) where it is not, as there is one rounding. float64: 2^-62 of
-// exp twice (E and S), 2^-62 of the pair product: 0.5 + 0.01 ULP. log_softmax: float64 adds
-// log1p's 2^-59.4: 0.5 + 0.05 ULP.
+// Error budget in units of u (of the ways in float64 lanes). softmax, float32: 2^-45 (exp) + 2^-40
+// (sum, a million columns) + 2^-52 against u = 2^-24, hence 0.5 ULP + 2^-15 where the result is
+// normal, and the same absolute error (in the unit of subnormal numbers) where it is not, as there
+// is one rounding. float64: 2^-62 of exp twice (E and S), 2^-62 of the pair product: 0.5 + 0.01
+// ULP. log_softmax: float64 adds log1p's 2^-59.4: 0.5 + 0.05 ULP.
 //
 // Edge cases. NaN in a row: the maximum passes it over, the sum does not: all NaN. +inf, or nothing
-// but -inf: 1/S and log S are made NaN, so all NaN. -inf beside numbers: probability 0. Elements that
-// a mask leaves out take part in nothing, get probability 0 (log -inf), also in a row of NaN.
+// but -inf: 1/S and log S are made NaN, so all NaN. -inf beside numbers: probability 0. Elements
+// that a mask leaves out take part in nothing, get probability 0 (log -inf), also in a row of NaN.
 //
 // Gradients, with g the gradient of the result and y the result:
 //   softmax:      y_i (g_i - sum_j g_j y_j)
 //   log_softmax:  g_i - exp(y_i) sum_j g_j
-// Here terms of both signs cancel, so the error is relative to the sum of the absolute terms: products
-// are exact (float32 in double, float64 as hi + lo), sums as above, one rounding at the end.
+// Here terms of both signs cancel, so the error is relative to the sum of the absolute terms:
+// products are exact (float32 in double, float64 as hi + lo), sums as above, one rounding at the
+// end.
 #include "rows.h"
 
 namespace stableops {
@@ -132,9 +133,9 @@ struct Exponentials<Isa, double> {
         p.lo = fma(a.lo, b, p.lo);
         return p;
     }
-    // a b, rounded once. a is scaled up, b down. Next to the subnormal numbers the small parts of the
-    // product would be rounded on their own, so it is formed 2^600 times larger, and rounded to the
-    // subnormal unit by adding a number whose own unit that is.
+    // a b, rounded once. a is scaled up, b down. Next to the subnormal numbers the small parts of
+    // the product would be rounded on their own, so it is formed 2^600 times larger, and rounded to
+    // the subnormal unit by adding a number whose own unit that is.
     [[gnu::always_inline]] static inline D rounded_product(P a, P b) {
         D y = fma(a.hi, b.hi, fma(a.hi, b.lo, a.lo * b.hi));
         Mask<Isa, double> low = (abs(y) < D::splat(0x1p-960)) & (a.hi != D::zero());
@@ -296,8 +297,7 @@ struct Softmax {
         return Logits<Isa, C, Form>::peak(n, in);
     }
     template <class Form>
-    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in,
-            const Row& row) const {
+    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row) const {
         D top = row.peak;
         Lanes<Form, Sum> sums(E::zero());
         Logits<Isa, C, Form>::each(
@@ -328,9 +328,8 @@ struct Softmax {
         Sum inverse = row.inverse;
         Form::map(
             n, out,
-            [&](std::ptrdiff_t, D e, D rest) __attribute__((always_inline)) {
-                return E::rounded_product({e, rest}, inverse);
-            },
+            [&](std::ptrdiff_t, D e, D rest)
+                __attribute__((always_inline)) { return E::rounded_product({e, rest}, inverse); },
             Column<C>{hi, 0}, Column<C>{lo, 0});
     }
     template <class Form>
@@ -361,8 +360,7 @@ struct Softmax {
         if constexpr (sizeof(C) == 4) row.inverse = row.factor;
         row.float_emit = is_normal_float(exp_fast(sum.smallest) * row.factor);
         if (gradient != nullptr)
-            row.float_emit =
-                row.float_emit & is_normal_float(exp_fast(sum.largest) * row.factor);
+            row.float_emit = row.float_emit & is_normal_float(exp_fast(sum.largest) * row.factor);
     }
     void patch(std::ptrdiff_t, std::ptrdiff_t, C*, std::ptrdiff_t, int, const Row&) const {}
     template <class Form>
@@ -416,8 +414,7 @@ struct LogSoftmax {
         return Logits<Isa, C, Form>::peak(n, in);
     }
     template <class Form>
-    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in,
-            const Row& row) const {
+    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row) const {
         return Logits<Isa, C, Form>::sum_beside_top(n, in, row.peak);
     }
     template <class Form>
@@ -433,8 +430,8 @@ struct LogSoftmax {
         return in_range & (sum.largest - row.float_log < D::splat(-0.5));
     }
     template <class Form>
-    void finish_float(Form, std::ptrdiff_t, std::ptrdiff_t, const FloatSum<Isa>&,
-                      Mask<Isa, double>, Row& row) const {
+    void finish_float(Form, std::ptrdiff_t, std::ptrdiff_t, const FloatSum<Isa>&, Mask<Isa, double>,
+                      Row& row) const {
         row.peak = D::zero();
         if constexpr (sizeof(C) == 4) row.log_sum = row.float_log;
     }

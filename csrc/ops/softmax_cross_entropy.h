@@ -16,24 +16,26 @@
 //               x_k = m:  loss = log1p(S')
 //               x_k < m:  loss = (m - x_k) + log(S' + E_k),  both >= 0, nothing cancels.
 //             p_k - 1 for the gradient would cancel alike; it is -S' / (S' + E_k).
-//   weights   lse - x_i = (m - x_i) + L, L = log1p((c - 1) + R) with the c elements equal to m kept out of
+//   weights   lse - x_i = (m - x_i) + L, L = log1p((c - 1) + R) with the c elements equal to m kept
+//   out of
 //             R, both parts >= 0: loss = sum_i v_i (m - x_i) + V L, of one sign if v is.
 //             The gradient p_i V - v_i cancels where p_i is next to v_i / V. It is formed as
 //               (E_i V - v_i c - v_i R) / (c + R)
 //             with double-length terms. For a one-hot label of a confident row, E_i V - v_i c is
 //             exactly 0 and -v_i R survives.
 //
-// Error budget. Index, float32: exponentials 2^-45, sums 2^-40, log1p 2^-45, one rounding: 0.5 ULP + 2^-15.
-// float64: 2^-62, 2^-59.4 for log1p, the last sum hi + lo: 0.5 + 0.03 ULP. Weights: double-length
-// throughout (float32 too), products 2^-100, exponentials 2^-62: 0.5 + 0.03 ULP of the loss where v has one
-// sign; where terms of both signs, or p_i V and v_i, cancel, an error of 2^-60 of the larger term besides.
+// Error budget. Index, float32: exponentials 2^-45, sums 2^-40, log1p 2^-45, one rounding: 0.5 ULP
+// + 2^-15. float64: 2^-62, 2^-59.4 for log1p, the last sum hi + lo: 0.5 + 0.03 ULP. Weights:
+// double-length throughout (float32 too), products 2^-100, exponentials 2^-62: 0.5 + 0.03 ULP of
+// the loss where v has one sign; where terms of both signs, or p_i V and v_i, cancel, an error of
+// 2^-60 of the larger term besides.
 //
 // Edge cases. A weight v_i = 0 drops its term, also where x_i is -inf. NaN or +inf in a row, or all
-// -inf: NaN. x_k = -inf: loss +inf. Ignored rows: loss 0 and gradient 0 exactly, whatever they hold; all
-// rows ignored: the mean is 0 / 0 = NaN. One column: loss and gradient 0 exactly.
+// -inf: NaN. x_k = -inf: loss +inf. Ignored rows: loss 0 and gradient 0 exactly, whatever they
+// hold; all rows ignored: the mean is 0 / 0 = NaN. One column: loss and gradient 0 exactly.
 //
-// The sum over rows is compensated, in the order of simd/sum.h with rows for columns; losses enter it
-// unrounded (hi + lo).
+// The sum over rows is compensated, in the order of simd/sum.h with rows for columns; losses enter
+// it unrounded (hi + lo).
 #include "../cross_entropy_plan.h"
 #include "softmax.h"
 
@@ -118,7 +120,7 @@ struct IndexLabels {
 
     struct Row {
         D peak;
-        D label;   // -1: ignored
+        D label;  // -1: ignored
         D logit;
         D weight;
         Number inverse;  // weight * gradient_scale / S
@@ -299,8 +301,8 @@ template <int by, class Isa>
     return {rotate<by>(a.exponentials), rotate<by>(a.weights), rotate<by>(a.distances)};
 }
 
-// Class weights, in float64's way for every type. Operand 1 is w; operand 2 is y, or absent (`indexed`): then y
-// is 1 at the index.
+// Class weights, in float64's way for every type. Operand 1 is w; operand 2 is y, or absent
+// (`indexed`): then y is 1 at the index.
 template <class Isa, bool indexed>
 struct WeightLabels {
     using C = double;
@@ -335,9 +337,9 @@ struct WeightLabels {
         if constexpr (indexed) {
             double label[D::size];
             for (int j = 0; j < D::size; ++j) {
-                std::ptrdiff_t r = first + (Form::rows == 1 ? 0 : smaller<Isa>(
-                                                                      static_cast<std::ptrdiff_t>(j),
-                                                                      n - 1));
+                std::ptrdiff_t r =
+                    first +
+                    (Form::rows == 1 ? 0 : smaller<Isa>(static_cast<std::ptrdiff_t>(j), n - 1));
                 std::int64_t k = arguments.indices[r];
                 label[j] = k == arguments.ignore_index ? -1 : static_cast<double>(k);
             }
@@ -367,9 +369,8 @@ struct WeightLabels {
         } else {
             Form::each(
                 n,
-                [&](int slot, std::ptrdiff_t, D x, D w, D y) __attribute__((always_inline)) {
-                    body(slot, x, weight_of(y, w));
-                },
+                [&](int slot, std::ptrdiff_t, D x, D w, D y)
+                    __attribute__((always_inline)) { body(slot, x, weight_of(y, w)); },
                 logits, weights, Column<C>{in[2], 0});
         }
     }
@@ -380,15 +381,16 @@ struct WeightLabels {
         D top = row.peak;
         P none = E::zero();
         Lanes<Form, Sum> sums(Sum{{none, D::zero()}, none, none});
-        each<Form>(first_column, n, in, row, [&](int slot, D x, P v) __attribute__((always_inline)) {
-            Sum& sum = sums.lane[slot];
-            Mask<Isa, double> is_top = x == top;
-            sum.exponentials.rest =
-                plus(sum.exponentials.rest, E::masked(~is_top, E::exp_difference(x, top)));
-            sum.exponentials.tops += select(is_top, D::splat(1), D::zero());
-            sum.weights = plus(sum.weights, v);
-            sum.distances = plus(sum.distances, weighted_distance(v, top, x, none));
-        });
+        each<Form>(
+            first_column, n, in, row, [&](int slot, D x, P v) __attribute__((always_inline)) {
+                Sum& sum = sums.lane[slot];
+                Mask<Isa, double> is_top = x == top;
+                sum.exponentials.rest =
+                    plus(sum.exponentials.rest, E::masked(~is_top, E::exp_difference(x, top)));
+                sum.exponentials.tops += select(is_top, D::splat(1), D::zero());
+                sum.weights = plus(sum.weights, v);
+                sum.distances = plus(sum.distances, weighted_distance(v, top, x, none));
+            });
         return Form::fold(sums.lane, Plus{});
     }
     template <class Form>
@@ -431,9 +433,8 @@ struct WeightLabels {
         } else {
             Form::map(
                 n, out,
-                [&](std::ptrdiff_t, D x, D w, D y) __attribute__((always_inline)) {
-                    return gradient(row, x, weight_of(y, w));
-                },
+                [&](std::ptrdiff_t, D x, D w, D y)
+                    __attribute__((always_inline)) { return gradient(row, x, weight_of(y, w)); },
                 logits, weights, Column<C>{in[2], 0});
         }
     }
@@ -471,8 +472,8 @@ struct CrossEntropy {
 
     const CrossEntropyArguments& a;
 
-    // What a mean divides by: the sum of the weights of the rows that are not ignored, or the number of
-    // rows where labels are weights.
+    // What a mean divides by: the sum of the weights of the rows that are not ignored, or the
+    // number of rows where labels are weights.
     P denominator() const {
         if (a.indices == nullptr) return splat<Isa>(static_cast<double>(a.shape->rows), 0);
         P sum = splat<Isa>(0, 0);
@@ -490,16 +491,18 @@ struct CrossEntropy {
                                    : fast_two_sum(sum.hi, sum.lo);
     }
 
-    void run_rows(P gradient_scale, LossSlab slab, std::ptrdiff_t first, std::ptrdiff_t count) const {
+    void run_rows(P gradient_scale, LossSlab slab, std::ptrdiff_t first,
+                  std::ptrdiff_t count) const {
         LossWriter<Isa> writer = {*a.shape, a.losses, slab};
         if (a.indices != nullptr && a.smoothing == 0) {
             IndexLabels<Isa, C> op = {a, a.x, gradient_scale, writer};
-            RowDriver<Isa, C, IndexLabels<Isa, C>>{*a.shape, op, a.grad, {&a.x}, first, count}.run();
+            RowDriver<Isa, C, IndexLabels<Isa, C>>{*a.shape, op, a.grad, {&a.x}, first, count}
+                .run();
             return;
         }
         P share = two_sum(D::splat(1), D::splat(-a.smoothing));
-        P common = div(splat<Isa>(a.smoothing, 0),
-                       splat<Isa>(static_cast<double>(a.shape->cols), 0));
+        P common =
+            div(splat<Isa>(a.smoothing, 0), splat<Isa>(static_cast<double>(a.shape->cols), 0));
         char one = 1;
         RowOperand ones = {};
         ones.data = &one;
@@ -508,8 +511,8 @@ struct CrossEntropy {
         auto with = [&]<bool indexed>(auto... labels) {
             using Op = WeightLabels<Isa, indexed>;
             Op op = {a, share, common, gradient_scale, writer};
-            RowDriver<Isa, double, Op>{
-                *a.shape, op, a.grad, {&a.x, weights, labels...}, first, count}
+            RowDriver<Isa, double, Op>{*a.shape, op,   a.grad, {&a.x, weights, labels...},
+                                       first,    count}
                 .run();
         };
         if (a.indices != nullptr) {
@@ -532,7 +535,8 @@ struct CrossEntropy {
         constexpr std::ptrdiff_t few = 256;
         double near[2 * few];
         std::ptrdiff_t held = smaller<Isa>(rows, slab_rows);
-        SharedBlock<Isa> block(held <= few ? 0 : 2 * sizeof(double) * static_cast<std::size_t>(held));
+        SharedBlock<Isa> block(held <= few ? 0
+                                           : 2 * sizeof(double) * static_cast<std::size_t>(held));
         LossSlab slab;
         slab.hi = held <= few ? near : static_cast<double*>(block.data);
         slab.lo = slab.hi + held;
@@ -542,8 +546,8 @@ struct CrossEntropy {
             // A single sample is its own sum.
             if (count == 1) total = plus(total, splat<Isa>(slab.hi[0], slab.lo[0]));
             for (std::ptrdiff_t b = 0; count > 1 && b < count; b += sum_block)
-                total = plus(total, sum_of(slab.hi + b, slab.lo + b,
-                                           smaller<Isa>(sum_block, count - b)));
+                total = plus(total,
+                             sum_of(slab.hi + b, slab.lo + b, smaller<Isa>(sum_block, count - b)));
         }
         C loss = reduced(total, divisor);
         write_elements<Isa>(a.losses.data, a.losses.type, &loss, 0, 1);

@@ -14,8 +14,8 @@ void* thread_scratch(std::size_t bytes);
 
 // Memory for large results, contents undefined: aligned to 4 KB, and from 4 MB on to 2 MB with huge
 // pages advised. A released block is kept and handed out again for requests of half its size or
-// more, because fresh pages cost more than most operations on them, and the layers of a network then
-// share two or three blocks.
+// more, because fresh pages cost more than most operations on them, and the layers of a network
+// then share two or three blocks.
 //
 // All functions may be called from any thread, at any time (interpreter shutdown included) and
 // after a fork. Throws std::bad_alloc, and what cache_limit() throws.

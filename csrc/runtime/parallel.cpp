@@ -24,7 +24,6 @@
 namespace stableops {
 namespace {
 
-
 // A region with more tasks hands them out in runs, which bounds both the word and the contention.
 constexpr std::ptrdiff_t max_tickets = std::ptrdiff_t{1} << 20;
 

@@ -38,8 +38,8 @@ void parallel_for(std::ptrdiff_t tasks, void (*body)(void* context, std::ptrdiff
 // The most threads that a region can have.
 constexpr int max_threads = 512;
 
-// The threads a region may use, the caller's included, at most max_threads. By default the CPUs available
-// to the process (cpu_count.h), or the first number of OMP_NUM_THREADS if that is less.
+// The threads a region may use, the caller's included, at most max_threads. By default the CPUs
+// available to the process (cpu_count.h), or the first number of OMP_NUM_THREADS if that is less.
 // STABLEOPS_NUM_THREADS overrides both; std::invalid_argument if it is malformed, on each call
 // until it is corrected or set_num_threads() is called.
 int num_threads();

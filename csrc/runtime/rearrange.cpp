@@ -65,12 +65,18 @@ void copy(const Rearrangement& plan, T* to, const T* from) {
 }  // namespace
 
 void rearrange(const Rearrangement& plan, void* to, const void* from, std::size_t bytes) {
-    const auto as = [&]<class T>(T) { copy(plan, static_cast<T*>(to), static_cast<const T*>(from)); };
+    const auto as = [&]<class T>(T) {
+        copy(plan, static_cast<T*>(to), static_cast<const T*>(from));
+    };
     switch (bytes) {
-        case 1: return as(std::uint8_t{});
-        case 2: return as(std::uint16_t{});
-        case 4: return as(std::uint32_t{});
-        default: return as(std::uint64_t{});
+        case 1:
+            return as(std::uint8_t{});
+        case 2:
+            return as(std::uint16_t{});
+        case 4:
+            return as(std::uint32_t{});
+        default:
+            return as(std::uint64_t{});
     }
 }
 

@@ -1,9 +1,9 @@
 #pragma once
-// Sums of doubles without error, for sums in which large terms cancel to nothing and what decides lies
-// any number of bits below them.
+// Sums of doubles without error, for sums in which large terms cancel to nothing and what decides
+// lies any number of bits below them.
 //
-// A fixed-point number of 16,384 bits in words of 32 (Kulisch's accumulator; here in 64-bit words, so that
-// 2^30 terms go in before a carry must move on). Some 5 ns a term.
+// A fixed-point number of 16,384 bits in words of 32 (Kulisch's accumulator; here in 64-bit words,
+// so that 2^30 terms go in before a carry must move on). Some 5 ns a term.
 #include <cstdint>
 
 #include "math.h"
@@ -71,8 +71,9 @@ class ExactSum {
                 b = b << zeros | c >> (64 - zeros);
             }
             double hi = static_cast<double>(static_cast<std::int64_t>(a >> 11)) * 0x1p-53;
-            double lo = static_cast<double>(static_cast<std::int64_t>((a & 0x7ff) << 42 | b >> 22)) *
-                        0x1p-106;
+            double lo =
+                static_cast<double>(static_cast<std::int64_t>((a & 0x7ff) << 42 | b >> 22)) *
+                0x1p-106;
             result = {sign, hi, lo, 32 * (top - 1) + 64 - zeros + lowest};
         }
         if (sign < 0)

@@ -2,12 +2,14 @@
 // exp on Vec<Isa, float>, as a rounded value and what the rounding left: for float32 rows, whose
 // sums need more than float32 and whose speed needs float32's lanes.
 //
-//   x = k ln 2 / 8 + r,  |r| <= ln 2 / 16,  k = 8 e + j:  exp(x) = 2^e T_j (1 + q(r)),  T_j = 2^(j / 8)
+//   x = k ln 2 / 8 + r,  |r| <= ln 2 / 16,  k = 8 e + j:  exp(x) = 2^e T_j (1 + q(r)),  T_j = 2^(j
+//   / 8)
 //
 // T_j is a float and a relative rest, looked up in eight entries, which one permutation of any
-// register does. k sits in the low bits of x 8 / ln 2 + 1.5 2^23, so adding these bits, shifted by 20, to the
-// bits of T_j (less j 2^20) multiplies by 2^e. Error: q 2^-32.3; r, from the rounding of x - k ln 2 / 8,
-// 2^-29; q's last rounding 2^-29; rest of T_j 2^-49: 2^-27.9 in all. Measured: 2^-27.7.
+// register does. k sits in the low bits of x 8 / ln 2 + 1.5 2^23, so adding these bits, shifted by
+// 20, to the bits of T_j (less j 2^20) multiplies by 2^e. Error: q 2^-32.3; r, from the rounding of
+// x - k ln 2 / 8, 2^-29; q's last rounding 2^-29; rest of T_j 2^-49: 2^-27.9 in all. Measured:
+// 2^-27.7.
 #include "vec.h"
 
 namespace stableops {

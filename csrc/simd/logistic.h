@@ -23,8 +23,8 @@ template <class Isa>
 }
 
 // The same for -87.3 <= x <= 60 with four operations less: in float64, 1 / (1 + exp(-x)) neither
-// overflows nor loses digits, whatever the sign of x. For -120 <= x < -89, where exp(-x) overflows in
-// the float32 of the division, it is 0.
+// overflows nor loses digits, whatever the sign of x. For -120 <= x < -89, where exp(-x) overflows
+// in the float32 of the division, it is 0.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> sigmoid_fast_clamped(Vec<Isa, double> x) {
     return reciprocal_fast(Vec<Isa, double>::splat(1) + exp_fast(-x));
@@ -55,8 +55,8 @@ template <class Isa>
     return {e, {e.value.hi * scale, e.value.lo * scale}};
 }
 
-// sigmoid from t = exp(-|x|), value.hi in [0.35, 1.42]; relative error below 2^-60: that of exp_pair
-// 2^-61.3, damped by 1 / (1 + t), and less than 2^-100 of the division. x may be anything.
+// sigmoid from t = exp(-|x|), value.hi in [0.35, 1.42]; relative error below 2^-60: that of
+// exp_pair 2^-61.3, damped by 1 / (1 + t), and less than 2^-100 of the division. x may be anything.
 template <class Isa>
 [[gnu::always_inline]] inline Scaled<Isa> sigmoid_pair(Vec<Isa, double> x,
                                                        const ExpOfMinusAbs<Isa>& t) {
@@ -84,9 +84,9 @@ template <class Isa>
             select(far, t.scaled.exponent, D::zero())};
 }
 
-// hi + lo rounded to odd: hi, or if lo is not 0 the one of the two doubles around hi + lo whose last
-// bit is 1. Rounding that to a format of at most 51 bits is rounding hi + lo once (Boldo & Melquiond
-// 2008). hi != 0.
+// hi + lo rounded to odd: hi, or if lo is not 0 the one of the two doubles around hi + lo whose
+// last bit is 1. Rounding that to a format of at most 51 bits is rounding hi + lo once (Boldo &
+// Melquiond 2008). hi != 0.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> round_to_odd(Pair<Isa> a) {
     using D = Vec<Isa, double>;
@@ -102,8 +102,8 @@ template <class Isa>
     return from_bits<double>(b + (inexact & step));
 }
 
-// value * 2^exponent as a double that rounds to float32 and narrower as the exact pair would; results
-// below 2^-300 become 2^-300.
+// value * 2^exponent as a double that rounds to float32 and narrower as the exact pair would;
+// results below 2^-300 become 2^-300.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> round_to_odd(Scaled<Isa> a) {
     using D = Vec<Isa, double>;
@@ -126,9 +126,9 @@ template <class Isa>
     return narrow(from_bits<double>(a), from_bits<double>(b));
 }
 
-// Whether one of these results, known to a relative error below 2^-44, lies so close to the midpoint of
-// two float32 (the low 29 bits of a double are 2^28 there) that it might belong to the other side; or
-// whether a lane of `also` is set.
+// Whether one of these results, known to a relative error below 2^-44, lies so close to the
+// midpoint of two float32 (the low 29 bits of a double are 2^28 there) that it might belong to the
+// other side; or whether a lane of `also` is set.
 template <class Isa>
 [[gnu::always_inline]] inline bool any_near_midpoint(Vec<Isa, double> low, Vec<Isa, double> high,
                                                      Mask<Isa, float> also) {
@@ -163,24 +163,25 @@ template <class Isa>
 struct FloatAndRest {
     Vec<Isa, float> value, rest;
 
-    // Bits that are 0 where the rounding is certain: where value stays although rest grows by 2^-8 or
-    // 2^-10, which where it matters is at least 2^-33 or 2^-35 of value, the error of sigmoid_float32.
+    // Bits that are 0 where the rounding is certain: where value stays although rest grows by 2^-8
+    // or 2^-10, which where it matters is at least 2^-33 or 2^-35 of value, the error of
+    // sigmoid_float32.
     [[gnu::always_inline]] inline Mask<Isa, float> uncertain() const {
         constexpr float growth = lookup_size<Isa> == 32 ? 1 + 0x1p-10f : 1 + 0x1p-8f;
         return bits(value) ^ bits(fma(rest, Vec<Isa, float>::splat(growth), value));
     }
 };
 
-// sigmoid in float32 lanes, in half the time of float64 lanes, for x >= -60 or NaN: below, rest would
-// become subnormal.
+// sigmoid in float32 lanes, in half the time of float64 lanes, for x >= -60 or NaN: below, rest
+// would become subnormal.
 //
 // With a table of N = 16 or 32 powers (as many as registers hold), u = exp(-x) = T (1 + r + small):
-// T = 2^(n/N), |r| <= ln 2 / 2N without error, and small = r^2 q(r) + (1 + r) (n (the rest of ln 2 / N) +
-// the rest of T), at most 2^-12 or 2^-14. 1 + u is kept as d + d_lo: 1 + T with its error, then T r by
-// fma with its error, then T small. The quotient is q + q (e + e^2) with q = 1 / d rounded and
-// e = 1 - q (d + d_lo), of the size of small, which the code has with its sign changed at first. All
-// roundings are of terms of that size, so the relative error of value + rest, eight of them, is below
-// 2^-33 or 2^-35; measured 2^-33.6 and 2^-35.5.
+// T = 2^(n/N), |r| <= ln 2 / 2N without error, and small = r^2 q(r) + (1 + r) (n (the rest of ln 2
+// / N) + the rest of T), at most 2^-12 or 2^-14. 1 + u is kept as d + d_lo: 1 + T with its error,
+// then T r by fma with its error, then T small. The quotient is q + q (e + e^2) with q = 1 / d
+// rounded and e = 1 - q (d + d_lo), of the size of small, which the code has with its sign changed
+// at first. All roundings are of terms of that size, so the relative error of value + rest, eight
+// of them, is below 2^-33 or 2^-35; measured 2^-33.6 and 2^-35.5.
 template <class Isa>
 [[gnu::always_inline]] inline FloatAndRest<Isa> sigmoid_float32(Vec<Isa, float> x) {
     using V = Vec<Isa, float>;
@@ -216,8 +217,8 @@ template <class Isa>
     return bits(x) ^ bits(max(Vec<Isa, float>::splat(least), x));
 }
 
-// g * sigmoid(x) by way of float64, error 2^-45 before the one rounding. Out of line, so that the loop
-// around the way in float32 keeps the registers.
+// g * sigmoid(x) by way of float64, error 2^-45 before the one rounding. Out of line, so that the
+// loop around the way in float32 keeps the registers.
 template <class Isa>
 [[gnu::noinline]] Vec<Isa, float> times_sigmoid_careful(Vec<Isa, float> g, Vec<Isa, float> x) {
     return narrow(widen_low(g) * sigmoid_fast(widen_low(x)),
@@ -226,9 +227,9 @@ template <class Isa>
 
 // The same in float32 lanes, right where a lane of `uncertain` is 0: there both ways round alike.
 //
-// For x >= -20, sigmoid is above 2^-29 and its rest far from subnormal; for g = 0 or 2^-63 <= |g| <=
-// 2^126, so is what fma finds the product to lack. That is kept with its sign changed: so a zero,
-// p - (+0), keeps its own. Nothing but these last bits adds to sigmoid's error.
+// For x >= -20, sigmoid is above 2^-29 and its rest far from subnormal; for g = 0 or 2^-63 <= |g|
+// <= 2^126, so is what fma finds the product to lack. That is kept with its sign changed: so a
+// zero, p - (+0), keeps its own. Nothing but these last bits adds to sigmoid's error.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, float> times_sigmoid_float32(Vec<Isa, float> g,
                                                                     Vec<Isa, float> x,
@@ -240,8 +241,8 @@ template <class Isa>
     V excess = fma(-g, s.rest, fma(-g, s.value, p));
     V y = p - excess;
     V size = abs(g);
-    // A NaN becomes 2^126 here. |g| = 0 differs from 2^-63 in one bit, which no other |g| outside the
-    // range is alone in having.
+    // A NaN becomes 2^126 here. |g| = 0 differs from 2^-63 in one bit, which no other |g| outside
+    // the range is alone in having.
     V allowed = max(min(size, V::splat(0x1p126f)), V::splat(0x1p-63f));
     I outside = (bits(size) ^ bits(allowed)) & ~bits(V::splat(0x1p-63f));
     uncertain = FloatAndRest<Isa>{y, (p - y) - excess}.uncertain() | outside | below(-20, x);
@@ -315,11 +316,11 @@ struct FloatHalves {
     }
 };
 
-// Function(x) in float32, correctly rounded. Function::fast decides the rounding unless it is near a
-// midpoint (once in 2^14 vectors) or the result may be subnormal, which for sigmoid and softplus means
-// -104 < x < -87.3; below, it is 0. There Function::pair decides, with an error of 2^-58; that this is
-// enough for each of the 2^32 inputs is shown by running them
-// (python -m benchmarks accuracy --exhaustive).
+// Function(x) in float32, correctly rounded. Function::fast decides the rounding unless it is near
+// a midpoint (once in 2^14 vectors) or the result may be subnormal, which for sigmoid and softplus
+// means -104 < x < -87.3; below, it is 0. There Function::pair decides, with an error of 2^-58;
+// that this is enough for each of the 2^32 inputs is shown by running them (python -m benchmarks
+// accuracy --exhaustive).
 template <class Isa, class Function>
 [[gnu::always_inline]] inline Vec<Isa, float> correctly_rounded(Vec<Isa, float> x) {
     using V = Vec<Isa, float>;
@@ -335,7 +336,8 @@ template <class Isa, class Function>
 }
 
 // Function(x) rounded to T's compute type: correctly for float32; for float64 with the error of the
-// pair beside half a unit; for float16 and bfloat16 in such a way that the rounding on store is right.
+// pair beside half a unit; for float16 and bfloat16 in such a way that the rounding on store is
+// right.
 template <class Isa, Storage T, class Function>
     requires TwoGrades<Function, Isa>
 [[gnu::always_inline]] inline Vec<Isa, Compute<T>> rounded(Vec<Isa, Compute<T>> x) {
@@ -345,7 +347,9 @@ template <class Isa, Storage T, class Function>
     } else if constexpr (!std::is_same_v<T, float>) {
         return narrow_to_odd(Function::fast_everywhere(widen_low(x)),
                              Function::fast_everywhere(widen_high(x)));
-    } else if constexpr (requires(Mask<Isa, float> uncertain) { Function::float32(x, uncertain); }) {
+    } else if constexpr (requires(Mask<Isa, float> uncertain) {
+                             Function::float32(x, uncertain);
+                         }) {
         Mask<Isa, float> uncertain;
         Vec<Isa, float> y = Function::float32(x, uncertain);
         if (any_nonzero(uncertain)) [[unlikely]]

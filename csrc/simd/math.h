@@ -3,15 +3,16 @@
 //
 // Three grades of each function:
 //   _fast   one double, relative error about 2^-45: for results that are rounded to float32;
-//   _pair   hi + lo, relative error below 2^-58: for float64 results, whose last rounding then shows
+//   _pair   hi + lo, relative error below 2^-58: for float64 results, whose last rounding then
+//   shows
 //           with 0.50 (exp) or 0.51 (log) units in the last place;
 //   _wide   hi + lo, relative error below 2^-100: for sums that cancel. Slow.
 // Every operation is an IEEE one in a fixed order, so all levels give the same bits. Nothing here
 // branches on the data except ldexp(), where results may be subnormal.
 //
 // The constants come from fit_math.py, which prints the errors quoted beside them. The errors of
-// the functions are the largest ones that tests/test_math.py (mpmath, 300 bits) has measured on 10^5
-// inputs of each kind.
+// the functions are the largest ones that tests/test_math.py (mpmath, 300 bits) has measured on
+// 10^5 inputs of each kind.
 #include "vec.h"
 
 namespace stableops {
@@ -30,160 +31,72 @@ constexpr double ln2_head = 0x1.62e42fefa3800p-1;
 constexpr double ln2_tail = 0x1.ef35793c76730p-45;
 // exp(r) = 1 + r q(r), |r| <= ln 2 / 2: relative error 2^-45.91
 constexpr double exp_fast_tail[] = {
-    0x1.ffffffffffcf2p-1,
-    0x1.ffffffffeedbep-2,
-    0x1.55555555b4453p-3,
-    0x1.555555811dd2ep-5,
-    0x1.1111105e0e7f9p-7,
-    0x1.6c1636c472f10p-10,
-    0x1.a01bcbbcba019p-13,
-    0x1.a1736235f1993p-16,
-    0x1.70c976cb43a4dp-19};
+    0x1.ffffffffffcf2p-1,  0x1.ffffffffeedbep-2,  0x1.55555555b4453p-3,
+    0x1.555555811dd2ep-5,  0x1.1111105e0e7f9p-7,  0x1.6c1636c472f10p-10,
+    0x1.a01bcbbcba019p-13, 0x1.a1736235f1993p-16, 0x1.70c976cb43a4dp-19};
 // 2^(j/32)
 constexpr double power_steps[] = {
-    0x1.0000000000000p+0,
-    0x1.059b0d3158574p+0,
-    0x1.0b5586cf9890fp+0,
-    0x1.11301d0125b51p+0,
-    0x1.172b83c7d517bp+0,
-    0x1.1d4873168b9aap+0,
-    0x1.2387a6e756238p+0,
-    0x1.29e9df51fdee1p+0,
-    0x1.306fe0a31b715p+0,
-    0x1.371a7373aa9cbp+0,
-    0x1.3dea64c123422p+0,
-    0x1.44e086061892dp+0,
-    0x1.4bfdad5362a27p+0,
-    0x1.5342b569d4f82p+0,
-    0x1.5ab07dd485429p+0,
-    0x1.6247eb03a5585p+0,
-    0x1.6a09e667f3bcdp+0,
-    0x1.71f75e8ec5f74p+0,
-    0x1.7a11473eb0187p+0,
-    0x1.82589994cce13p+0,
-    0x1.8ace5422aa0dbp+0,
-    0x1.93737b0cdc5e5p+0,
-    0x1.9c49182a3f090p+0,
-    0x1.a5503b23e255dp+0,
-    0x1.ae89f995ad3adp+0,
-    0x1.b7f76f2fb5e47p+0,
-    0x1.c199bdd85529cp+0,
-    0x1.cb720dcef9069p+0,
-    0x1.d5818dcfba487p+0,
-    0x1.dfc97337b9b5fp+0,
-    0x1.ea4afa2a490dap+0,
-    0x1.f50765b6e4540p+0};
+    0x1.0000000000000p+0, 0x1.059b0d3158574p+0, 0x1.0b5586cf9890fp+0, 0x1.11301d0125b51p+0,
+    0x1.172b83c7d517bp+0, 0x1.1d4873168b9aap+0, 0x1.2387a6e756238p+0, 0x1.29e9df51fdee1p+0,
+    0x1.306fe0a31b715p+0, 0x1.371a7373aa9cbp+0, 0x1.3dea64c123422p+0, 0x1.44e086061892dp+0,
+    0x1.4bfdad5362a27p+0, 0x1.5342b569d4f82p+0, 0x1.5ab07dd485429p+0, 0x1.6247eb03a5585p+0,
+    0x1.6a09e667f3bcdp+0, 0x1.71f75e8ec5f74p+0, 0x1.7a11473eb0187p+0, 0x1.82589994cce13p+0,
+    0x1.8ace5422aa0dbp+0, 0x1.93737b0cdc5e5p+0, 0x1.9c49182a3f090p+0, 0x1.a5503b23e255dp+0,
+    0x1.ae89f995ad3adp+0, 0x1.b7f76f2fb5e47p+0, 0x1.c199bdd85529cp+0, 0x1.cb720dcef9069p+0,
+    0x1.d5818dcfba487p+0, 0x1.dfc97337b9b5fp+0, 0x1.ea4afa2a490dap+0, 0x1.f50765b6e4540p+0};
 // exp(r) = 1 + r + r^2 q(r), |r| <= ln 2 / 32, q in float32: relative error 2^-37.47
-constexpr double exp_sixteenth_tail[] = {
-    0x1.0000000000000p-1,
-    0x1.55571e0000000p-3,
-    0x1.55576c0000000p-5};
+constexpr double exp_sixteenth_tail[] = {0x1.0000000000000p-1, 0x1.55571e0000000p-3,
+                                         0x1.55576c0000000p-5};
 // expm1(r) = r + r^2 q(r), |r| <= ln 2 / 2: relative error 2^-49.35
 constexpr double expm1_fast_tail[] = {
-    0x1.fffffffffffbfp-2,
-    0x1.5555555552270p-3,
-    0x1.5555555564b6ep-5,
-    0x1.1111112131dc7p-7,
-    0x1.6c16c1358366ap-10,
-    0x1.a0199c0ab9e3ap-13,
-    0x1.a01a7917163dap-16,
-    0x1.72da3388cfe67p-19,
-    0x1.27dc452d1e05fp-22};
+    0x1.fffffffffffbfp-2,  0x1.5555555552270p-3,  0x1.5555555564b6ep-5,
+    0x1.1111112131dc7p-7,  0x1.6c16c1358366ap-10, 0x1.a0199c0ab9e3ap-13,
+    0x1.a01a7917163dap-16, 0x1.72da3388cfe67p-19, 0x1.27dc452d1e05fp-22};
 // 1 / 6, high and low
-constexpr double sixth[] = {
-    0x1.5555555555555p-3,
-    0x1.5555555555555p-57};
+constexpr double sixth[] = {0x1.5555555555555p-3, 0x1.5555555555555p-57};
 // exp(r) = 1 + r + r^2 / 2 + r^3 / 6 + r^4 q(r), |r| <= ln 2 / 2: relative error 2^-63.61
 constexpr double exp_pair_tail[] = {
-    0x1.5555555555558p-5,
-    0x1.1111111111104p-7,
-    0x1.6c16c16c15353p-10,
-    0x1.a01a01a02450dp-13,
-    0x1.a01a01ac785f0p-16,
-    0x1.71de3a2714286p-19,
-    0x1.27e4ce31d4887p-22,
-    0x1.ae64fc0a2f544p-26,
-    0x1.1f88aedc8ffefp-29,
-    0x1.60919088c9709p-33};
+    0x1.5555555555558p-5,  0x1.1111111111104p-7,  0x1.6c16c16c15353p-10, 0x1.a01a01a02450dp-13,
+    0x1.a01a01ac785f0p-16, 0x1.71de3a2714286p-19, 0x1.27e4ce31d4887p-22, 0x1.ae64fc0a2f544p-26,
+    0x1.1f88aedc8ffefp-29, 0x1.60919088c9709p-33};
 // log(m) = w + w z p(z), sqrt(1/2) <= m <= sqrt(2): relative error 2^-52.23
-constexpr double log_fast_tail[] = {
-    0x1.555555555397ap-4,
-    0x1.999999a28e8e9p-7,
-    0x1.2492417a9b154p-9,
-    0x1.c7227697b5534p-12,
-    0x1.732c521e1b032p-14,
-    0x1.5875924f13fedp-16};
+constexpr double log_fast_tail[] = {0x1.555555555397ap-4,  0x1.999999a28e8e9p-7,
+                                    0x1.2492417a9b154p-9,  0x1.c7227697b5534p-12,
+                                    0x1.732c521e1b032p-14, 0x1.5875924f13fedp-16};
 // log1p(t) = t + t^2 p(t), 0 <= t <= 1: relative error 2^-46.08
 constexpr double log1p_unit_tail[] = {
-    -0x1.ffffffffe9d78p-2,
-    0x1.5555554af9bf0p-2,
-    -0x1.fffffc94fab3fp-3,
-    0x1.99994fd553d6cp-3,
-    -0x1.5551977b32f0cp-3,
-    0x1.24723825aeb23p-3,
-    -0x1.fe7f3446d0b68p-4,
-    0x1.c0897d38a5b30p-4,
-    -0x1.84047514d84d0p-4,
-    0x1.3df13f08c09bap-4,
-    -0x1.d38b40deecc58p-5,
-    0x1.218f285e0d313p-5,
-    -0x1.19ba452919451p-6,
-    0x1.8b99e63c664edp-8,
-    -0x1.5fdd6e3854eb6p-10,
-    0x1.2748ea8ef4454p-13};
+    -0x1.ffffffffe9d78p-2, 0x1.5555554af9bf0p-2, -0x1.fffffc94fab3fp-3,  0x1.99994fd553d6cp-3,
+    -0x1.5551977b32f0cp-3, 0x1.24723825aeb23p-3, -0x1.fe7f3446d0b68p-4,  0x1.c0897d38a5b30p-4,
+    -0x1.84047514d84d0p-4, 0x1.3df13f08c09bap-4, -0x1.d38b40deecc58p-5,  0x1.218f285e0d313p-5,
+    -0x1.19ba452919451p-6, 0x1.8b99e63c664edp-8, -0x1.5fdd6e3854eb6p-10, 0x1.2748ea8ef4454p-13};
 // log(m) = w + w z p(z), sqrt(1/2) <= m <= sqrt(2): relative error 2^-60.66
 constexpr double log_pair_tail[] = {
-    0x1.5555555555555p-4,
-    0x1.999999999998ep-7,
-    0x1.249249249399cp-9,
-    0x1.c71c71c4c1424p-12,
-    0x1.745d187737133p-14,
-    0x1.3b1353fd43a08p-16,
-    0x1.11228ea5a6accp-18,
-    0x1.ddf302232ebd5p-21,
-    0x1.ece799a9a2362p-23};
+    0x1.5555555555555p-4,  0x1.999999999998ep-7,  0x1.249249249399cp-9,
+    0x1.c71c71c4c1424p-12, 0x1.745d187737133p-14, 0x1.3b1353fd43a08p-16,
+    0x1.11228ea5a6accp-18, 0x1.ddf302232ebd5p-21, 0x1.ece799a9a2362p-23};
 // 1 / i!; exp(r) cut there, |r| <= ln 2 / 2: relative error 2^-115.23
 constexpr double inverse_factorial[] = {
-    0x1.0000000000000p+0,
-    0x1.0000000000000p+0,
-    0x1.0000000000000p-1,
-    0x1.5555555555555p-3,
-    0x1.5555555555555p-5,
-    0x1.1111111111111p-7,
-    0x1.6c16c16c16c17p-10,
-    0x1.a01a01a01a01ap-13,
-    0x1.a01a01a01a01ap-16,
-    0x1.71de3a556c734p-19,
-    0x1.27e4fb7789f5cp-22,
-    0x1.ae64567f544e4p-26,
-    0x1.1eed8eff8d898p-29,
-    0x1.6124613a86d09p-33,
-    0x1.93974a8c07c9dp-37,
-    0x1.ae7f3e733b81fp-41,
-    0x1.ae7f3e733b81fp-45,
-    0x1.952c77030ad4ap-49,
-    0x1.6827863b97d97p-53,
-    0x1.2f49b46814157p-57,
-    0x1.e542ba4020225p-62,
-    0x1.71b8ef6dcf572p-66,
-    0x1.0ce396db7f853p-70,
-    0x1.761b41316381ap-75};
+    0x1.0000000000000p+0,  0x1.0000000000000p+0,  0x1.0000000000000p-1,  0x1.5555555555555p-3,
+    0x1.5555555555555p-5,  0x1.1111111111111p-7,  0x1.6c16c16c16c17p-10, 0x1.a01a01a01a01ap-13,
+    0x1.a01a01a01a01ap-16, 0x1.71de3a556c734p-19, 0x1.27e4fb7789f5cp-22, 0x1.ae64567f544e4p-26,
+    0x1.1eed8eff8d898p-29, 0x1.6124613a86d09p-33, 0x1.93974a8c07c9dp-37, 0x1.ae7f3e733b81fp-41,
+    0x1.ae7f3e733b81fp-45, 0x1.952c77030ad4ap-49, 0x1.6827863b97d97p-53, 0x1.2f49b46814157p-57,
+    0x1.e542ba4020225p-62, 0x1.71b8ef6dcf572p-66, 0x1.0ce396db7f853p-70, 0x1.761b41316381ap-75};
 // 1 / i! - inverse_factorial[i]
-constexpr double inverse_factorial_low[] = {
-    0x0.0p+0,
-    0x0.0p+0,
-    0x0.0p+0,
-    0x1.5555555555555p-57,
-    0x1.5555555555555p-59,
-    0x1.1111111111111p-63,
-    -0x1.f49f49f49f49fp-65,
-    0x1.a01a01a01a01ap-73,
-    0x1.a01a01a01a01ap-76,
-    -0x1.c154f8ddc6c00p-73,
-    0x1.cbbc05b4fa99ap-76,
-    -0x1.c062e06d1f209p-80,
-    -0x1.2aec959e14c06p-83,
-    0x1.f28e0cc748ebep-87};
+constexpr double inverse_factorial_low[] = {0x0.0p+0,
+                                            0x0.0p+0,
+                                            0x0.0p+0,
+                                            0x1.5555555555555p-57,
+                                            0x1.5555555555555p-59,
+                                            0x1.1111111111111p-63,
+                                            -0x1.f49f49f49f49fp-65,
+                                            0x1.a01a01a01a01ap-73,
+                                            0x1.a01a01a01a01ap-76,
+                                            -0x1.c154f8ddc6c00p-73,
+                                            0x1.cbbc05b4fa99ap-76,
+                                            -0x1.c062e06d1f209p-80,
+                                            -0x1.2aec959e14c06p-83,
+                                            0x1.f28e0cc748ebep-87};
 
 // hi + lo, the sum unevaluated; |lo| <= ulp(hi) / 2 unless a function says otherwise.
 template <class Isa>
@@ -200,7 +113,8 @@ struct Scaled {
 
 // a + b without error (Knuth 1969).
 template <class Isa, class T>
-[[gnu::always_inline]] inline Vec<Isa, T> two_sum(Vec<Isa, T> a, Vec<Isa, T> b, Vec<Isa, T>& error) {
+[[gnu::always_inline]] inline Vec<Isa, T> two_sum(Vec<Isa, T> a, Vec<Isa, T> b,
+                                                  Vec<Isa, T>& error) {
     Vec<Isa, T> s = a + b;
     Vec<Isa, T> bb = s - a;
     error = (a - (s - bb)) + (b - bb);
@@ -287,8 +201,7 @@ template <class Isa, class T>
     using V = Vec<Isa, T>;
     V p = V::splat(static_cast<T>(coefficients[count - 1]));
 #pragma GCC unroll 16
-    for (int i = count - 2; i >= 0; --i)
-        p = fma(p, x, V::splat(static_cast<T>(coefficients[i])));
+    for (int i = count - 2; i >= 0; --i) p = fma(p, x, V::splat(static_cast<T>(coefficients[i])));
     return p;
 }
 template <class Isa, class T, int count>
@@ -314,8 +227,8 @@ template <class Isa>
     return (a * power_of_two(half)) * power_of_two(k - half);
 }
 
-// (a.hi + a.lo) * 2^k, rounded once; where k < -900, |a.hi| in [2^-2, 2^2]. Rounding hi + lo to double
-// and that to a subnormal would add up to a quarter of a unit in the last place; adding the
+// (a.hi + a.lo) * 2^k, rounded once; where k < -900, |a.hi| in [2^-2, 2^2]. Rounding hi + lo to
+// double and that to a subnormal would add up to a quarter of a unit in the last place; adding the
 // power of two whose last place is the smallest subnormal's rounds there at once.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> ldexp(Pair<Isa> a, Vec<Isa, double> k) {
@@ -332,9 +245,9 @@ template <class Isa>
     return ldexp(value, k);
 }
 
-// x = k ln 2 + r, k integral and |r| <= ln 2 / 2 (1 + 2^-40), for |x| <= 1420. r.hi has no error (the
-// product is exact inside fma, and what remains is a multiple of 2^-54 below 1/2); r.lo is the rest of
-// k ln 2 and of x, up to 2^-97.
+// x = k ln 2 + r, k integral and |r| <= ln 2 / 2 (1 + 2^-40), for |x| <= 1420. r.hi has no error
+// (the product is exact inside fma, and what remains is a multiple of 2^-54 below 1/2); r.lo is the
+// rest of k ln 2 and of x, up to 2^-97.
 template <class Isa>
 [[gnu::always_inline]] inline Pair<Isa> reduce_exp(Vec<Isa, double> x, Vec<Isa, double> x_lo,
                                                    Vec<Isa, double>& k) {
@@ -343,8 +256,9 @@ template <class Isa>
     return {fma(k, D::splat(-ln2_high), x), fma(k, D::splat(-ln2_low), x_lo)};
 }
 
-// exp(x) for -708 <= x <= 709; a NaN whose low 12 bits are 0, as that of any float32, stays NaN. Error of the polynomial 2^-45.9, of the product by
-// ln 2 to 53 bits at most 2^-45.3 (2^-48 for |x| <= 104). Measured 2^-44.55.
+// exp(x) for -708 <= x <= 709; a NaN whose low 12 bits are 0, as that of any float32, stays NaN.
+// Error of the polynomial 2^-45.9, of the product by ln 2 to 53 bits at most 2^-45.3 (2^-48 for |x|
+// <= 104). Measured 2^-44.55.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> exp_fast(Vec<Isa, double> x) {
     using D = Vec<Isa, double>;
@@ -375,9 +289,9 @@ template <class Isa>
     return fast_two_sum(sum.hi, sum.lo + fma(r.lo, slope, s_lo));
 }
 
-// exp(x + x_lo), |x_lo| <= ulp(x), as value in [0.7, 1.42) times 2^exponent. Measured error 2^-61.3.
-// x may be anything, NaN and infinities included: it is clamped to [-1400, 1400], where x_lo, which
-// may be NaN then, is dropped; ldexp() of that is 0 or infinity.
+// exp(x + x_lo), |x_lo| <= ulp(x), as value in [0.7, 1.42) times 2^exponent. Measured error
+// 2^-61.3. x may be anything, NaN and infinities included: it is clamped to [-1400, 1400], where
+// x_lo, which may be NaN then, is dropped; ldexp() of that is 0 or infinity.
 template <class Isa>
 [[gnu::always_inline]] inline Scaled<Isa> exp_pair(Vec<Isa, double> x, Vec<Isa, double> x_lo) {
     using D = Vec<Isa, double>;
@@ -397,8 +311,8 @@ template <class Isa>
     return ldexp(e.value, e.exponent);
 }
 
-// expm1(x) for x <= 709, near 0 too. Measured error 2^-45.2, there as with exp_fast from ln 2; 2^-47.5
-// for |x| <= 104.
+// expm1(x) for x <= 709, near 0 too. Measured error 2^-45.2, there as with exp_fast from ln 2;
+// 2^-47.5 for |x| <= 104.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> expm1_fast(Vec<Isa, double> x) {
     using D = Vec<Isa, double>;
@@ -428,8 +342,8 @@ template <class Isa>
     return {select(unscaled, q.hi, r.hi + r.hi), select(unscaled, q.lo, r.lo + r.lo)};
 }
 
-// The exponent k of a = 2^k m with m in [sqrt(1/2), sqrt(2)), a positive and normal, as bits shifted
-// by 52, and as a double.
+// The exponent k of a = 2^k m with m in [sqrt(1/2), sqrt(2)), a positive and normal, as bits
+// shifted by 52, and as a double.
 template <class Isa>
 [[gnu::always_inline]] inline Mask<Isa, double> exponent_bits(Vec<Isa, double> a,
                                                               Vec<Isa, double>& k) {
@@ -443,8 +357,8 @@ template <class Isa>
     return biased - bits(D::splat(1));
 }
 
-// log(2^k (1 + f)) in double, sqrt(1/2) <= 1 + f <= sqrt(2); all but the error of the division, 2^-46.9,
-// is small.
+// log(2^k (1 + f)) in double, sqrt(1/2) <= 1 + f <= sqrt(2); all but the error of the division,
+// 2^-46.9, is small.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> log_reduced_fast(Vec<Isa, double> f,
                                                                 Vec<Isa, double> k) {
@@ -465,8 +379,8 @@ template <class Isa>
     return select(is_nan(a), a, log_reduced_fast(m - D::splat(1), k));
 }
 
-// a + log1p(t) for 0 <= t <= 1, the logarithm with all its relative accuracy: a polynomial costs less than
-// the division of log1p_fast. Measured error of the logarithm 2^-46.0, the polynomial's.
+// a + log1p(t) for 0 <= t <= 1, the logarithm with all its relative accuracy: a polynomial costs
+// less than the division of log1p_fast. Measured error of the logarithm 2^-46.0, the polynomial's.
 template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> add_log1p_unit_fast(Vec<Isa, double> a,
                                                                    Vec<Isa, double> t) {
@@ -487,8 +401,9 @@ template <class Isa>
 }
 
 // log(2^k (1 + f.hi + f.lo)) as hi + lo: w = f / (1 + f / 2) double-length (so that f itself comes
-// through where it is subnormal), then w + w^3 p(w^2), the second at most 2^-6.6 of the first, so that its
-// rounding errors, four of half a unit, are 2^-58.3 of the result; k times the 42-bit head of ln 2 is exact.
+// through where it is subnormal), then w + w^3 p(w^2), the second at most 2^-6.6 of the first, so
+// that its rounding errors, four of half a unit, are 2^-58.3 of the result; k times the 42-bit head
+// of ln 2 is exact.
 template <class Isa>
 [[gnu::always_inline]] inline Pair<Isa> log_reduced_pair(Pair<Isa> f, Vec<Isa, double> k) {
     using D = Vec<Isa, double>;
@@ -509,8 +424,8 @@ template <class Isa>
 }
 
 // log(a + a_lo), |a_lo| <= ulp(a), for a_lo = 0 or 2^-960 <= a <= 2^960. Subnormal a, 0 (-inf),
-// infinity, negative a and NaN (NaN) are right in hi; lo is 0 where hi is not finite. Measured error
-// 2^-58.3.
+// infinity, negative a and NaN (NaN) are right in hi; lo is 0 where hi is not finite. Measured
+// error 2^-58.3.
 template <class Isa>
 [[gnu::always_inline]] inline Pair<Isa> log_pair(Vec<Isa, double> a, Vec<Isa, double> a_lo) {
     using D = Vec<Isa, double>;
@@ -519,8 +434,8 @@ template <class Isa>
     D k;
     Mask<Isa, double> shift = exponent_bits(normal, k);
     D m = from_bits<double>(bits(normal) - shift);
-    D m_lo = select(a_lo == D::zero(), D::zero(),
-                    a_lo * from_bits<double>(bits(D::splat(1)) - shift));
+    D m_lo =
+        select(a_lo == D::zero(), D::zero(), a_lo * from_bits<double>(bits(D::splat(1)) - shift));
     k = select(tiny, k - D::splat(54), k);
     Pair<Isa> r = log_reduced_pair(fast_two_sum(m - D::splat(1), m_lo), k);
     Mask<Isa, double> regular = (a > D::zero()) & (a < D::splat(__builtin_inf()));
@@ -564,8 +479,8 @@ template <class Isa>
     constexpr int long_terms = sizeof(inverse_factorial_low) / sizeof(double);
     Pair<Isa> p = {horner(inverse_factorial + long_terms, terms - long_terms, r.hi), D::zero()};
     for (int i = long_terms - 1; i >= 1; --i) {
-        p = add(mul(p, r), Pair<Isa>{D::splat(inverse_factorial[i]),
-                                     D::splat(inverse_factorial_low[i])});
+        p = add(mul(p, r),
+                Pair<Isa>{D::splat(inverse_factorial[i]), D::splat(inverse_factorial_low[i])});
     }
     return mul(p, r);
 }
@@ -586,8 +501,8 @@ template <class Isa>
 
 // log(1 + r.hi + r.lo) for 0 <= r.hi <= 2^900, measured error 2^-104: one step of Newton's
 // iteration on log1p_pair, y + e, e = (1 + r) exp(-y) - 1 = (r + expm1(-y)) + r expm1(-y), taken
-// with -y = k ln 2 + s as 2^k ((r + 1 - 2^-k) + (1 + r) expm1(s)); e is 2^-59 y, so e^2 / 2 does not
-// count, and its parts cancel down to 2^-100 y.
+// with -y = k ln 2 + s as 2^k ((r + 1 - 2^-k) + (1 + r) expm1(s)); e is 2^-59 y, so e^2 / 2 does
+// not count, and its parts cancel down to 2^-100 y.
 template <class Isa>
 [[gnu::always_inline]] inline Pair<Isa> log1p_wide(Pair<Isa> r) {
     using D = Vec<Isa, double>;

@@ -1,10 +1,10 @@
-// Applies one function of math.h to pairs of doubles from standard input: tests/test_math.py compiles
-// this for each level and compares its output with mpmath.
+// Applies one function of math.h to pairs of doubles from standard input: tests/test_math.py
+// compiles this for each level and compares its output with mpmath.
+#include "math.h"
+
 #include <cstdio>
 #include <cstring>
 #include <vector>
-
-#include "math.h"
 
 namespace stableops {
 namespace {

@@ -48,8 +48,8 @@ template <class Isa, class T>
 template <int first, class Isa, class T, int... lane>
 [[gnu::always_inline]] inline Vec<Isa, T> interleave(Vec<Isa, T> even, Vec<Isa, T> odd,
                                                      std::integer_sequence<int, lane...>) {
-    return {__builtin_shufflevector(
-        even.raw, odd.raw, (first + lane / 2 + (lane % 2) * Vec<Isa, T>::size)...)};
+    return {__builtin_shufflevector(even.raw, odd.raw,
+                                    (first + lane / 2 + (lane % 2) * Vec<Isa, T>::size)...)};
 }
 // even[0], odd[0], even[1], odd[1] ...: the first `size` of these, and the rest.
 template <class Isa, class T>

@@ -2,22 +2,23 @@
 // The fixed order of every sum over a row, and the two ways of walking over rows that honour it.
 //
 // A row is cut into blocks of `sum_block` columns. In a block, 16 logical lanes of float64: lane j
-// adds the block's columns j, j + 16, j + 32, ... in that order; then lane j absorbs lane j + 8, and so
-// on with 4, 2 and 1. The blocks' values are combined in order of the blocks. Nothing of this depends
-// on the width of a register, on the thread, or on the other rows, so neither do the bits.
+// adds the block's columns j, j + 16, j + 32, ... in that order; then lane j absorbs lane j + 8,
+// and so on with 4, 2 and 1. The blocks' values are combined in order of the blocks. Nothing of
+// this depends on the width of a register, on the thread, or on the other rows, so neither do the
+// bits.
 //
 //   Along<Isa, C>   one row that is contiguous: a register holds neighbouring columns, so the 16
 //                   lanes are 16 / size registers. For long rows.
 //   Across<Isa, C>  as many rows at once as a register has lanes, stored [column][row]: a register
 //                   holds one column of these rows, so the 16 lanes are 16 registers. For short
-//                   rows and for rows that run across memory. (Float32 is stored as many rows wide as a
-//                   register has float32 lanes, and worked on by halves in float64.)
+//                   rows and for rows that run across memory. (Float32 is stored as many rows wide
+//                   as a register has float32 lanes, and worked on by halves in float64.)
 //
 // Why float64 lanes: a term of a float32 sum enters exactly, and the error of n additions in 16
-// lanes, at most (n / 16 + 4) 2^-53 of the sum for a block, is far below float32's 2^-24 for every n
-// that fits in memory. Float64 sums are compensated (Pair): each addition's rounding error is found
-// by TwoSum and summed beside it (Ogita, Rump & Oishi 2005), which leaves 2^-105 n^2 where the
-// terms have one sign.
+// lanes, at most (n / 16 + 4) 2^-53 of the sum for a block, is far below float32's 2^-24 for every
+// n that fits in memory. Float64 sums are compensated (Pair): each addition's rounding error is
+// found by TwoSum and summed beside it (Ogita, Rump & Oishi 2005), which leaves 2^-105 n^2 where
+// the terms have one sign.
 #include "math.h"
 #include "vec.h"
 

@@ -3,8 +3,8 @@
 // below 2^-150. Slow (some 25 ns an element); logsumexp.h says when it is worth that.
 //
 // The arithmetic is that of Fabiano, Muller & Picot, "Algorithms for triple-word arithmetic" (IEEE
-// Trans. Comput. 68, 2019), without their last renormalisation: neighbouring parts may overlap by a few
-// bits, which costs as many bits of the 159.
+// Trans. Comput. 68, 2019), without their last renormalisation: neighbouring parts may overlap by a
+// few bits, which costs as many bits of the 159.
 #include "math.h"
 
 namespace stableops {
@@ -19,79 +19,53 @@ struct Triple {
 constexpr double ln2_rest = -0x1.ace93a4ebe5d1p-165;
 // 1 / i!; exp(r) cut there, |r| <= ln 2 / 2: relative error 2^-166.08
 constexpr double triple_factorial[] = {
-    0x1.0000000000000p+0,
-    0x1.0000000000000p+0,
-    0x1.0000000000000p-1,
-    0x1.5555555555555p-3,
-    0x1.5555555555555p-5,
-    0x1.1111111111111p-7,
-    0x1.6c16c16c16c17p-10,
-    0x1.a01a01a01a01ap-13,
-    0x1.a01a01a01a01ap-16,
-    0x1.71de3a556c734p-19,
-    0x1.27e4fb7789f5cp-22,
-    0x1.ae64567f544e4p-26,
-    0x1.1eed8eff8d898p-29,
-    0x1.6124613a86d09p-33,
-    0x1.93974a8c07c9dp-37,
-    0x1.ae7f3e733b81fp-41,
-    0x1.ae7f3e733b81fp-45,
-    0x1.952c77030ad4ap-49,
-    0x1.6827863b97d97p-53,
-    0x1.2f49b46814157p-57,
-    0x1.e542ba4020225p-62,
-    0x1.71b8ef6dcf572p-66,
-    0x1.0ce396db7f853p-70,
-    0x1.761b41316381ap-75,
-    0x1.f2cf01972f578p-80,
-    0x1.3f3ccdd165fa9p-84,
-    0x1.88e85fc6a4e5ap-89,
-    0x1.d1ab1c2dccea3p-94,
-    0x1.0a18a2635085dp-98,
-    0x1.259f98b4358adp-103,
-    0x1.3932c5047d60ep-108,
-    0x1.434d2e783f5bcp-113};
+    0x1.0000000000000p+0,  0x1.0000000000000p+0,   0x1.0000000000000p-1,   0x1.5555555555555p-3,
+    0x1.5555555555555p-5,  0x1.1111111111111p-7,   0x1.6c16c16c16c17p-10,  0x1.a01a01a01a01ap-13,
+    0x1.a01a01a01a01ap-16, 0x1.71de3a556c734p-19,  0x1.27e4fb7789f5cp-22,  0x1.ae64567f544e4p-26,
+    0x1.1eed8eff8d898p-29, 0x1.6124613a86d09p-33,  0x1.93974a8c07c9dp-37,  0x1.ae7f3e733b81fp-41,
+    0x1.ae7f3e733b81fp-45, 0x1.952c77030ad4ap-49,  0x1.6827863b97d97p-53,  0x1.2f49b46814157p-57,
+    0x1.e542ba4020225p-62, 0x1.71b8ef6dcf572p-66,  0x1.0ce396db7f853p-70,  0x1.761b41316381ap-75,
+    0x1.f2cf01972f578p-80, 0x1.3f3ccdd165fa9p-84,  0x1.88e85fc6a4e5ap-89,  0x1.d1ab1c2dccea3p-94,
+    0x1.0a18a2635085dp-98, 0x1.259f98b4358adp-103, 0x1.3932c5047d60ep-108, 0x1.434d2e783f5bcp-113};
 // 1 / i! - triple_factorial[i]
-constexpr double triple_factorial_mid[] = {
-    0x0.0p+0,
-    0x0.0p+0,
-    0x0.0p+0,
-    0x1.5555555555555p-57,
-    0x1.5555555555555p-59,
-    0x1.1111111111111p-63,
-    -0x1.f49f49f49f49fp-65,
-    0x1.a01a01a01a01ap-73,
-    0x1.a01a01a01a01ap-76,
-    -0x1.c154f8ddc6c00p-73,
-    0x1.cbbc05b4fa99ap-76,
-    -0x1.c062e06d1f209p-80,
-    -0x1.2aec959e14c06p-83,
-    0x1.f28e0cc748ebep-87,
-    0x1.05d6f8a2efd1fp-92,
-    0x1.1d8656b0ee8cbp-97,
-    0x1.1d8656b0ee8cbp-101,
-    0x1.ac981465ddc6cp-103,
-    0x1.eec01221a8b0bp-107,
-    0x1.2650f61dbdcb4p-112,
-    0x1.ea72b4afe3c2fp-120,
-    -0x1.d043ae40c4647p-120,
-    -0x1.aebcdbd20331cp-124};
+constexpr double triple_factorial_mid[] = {0x0.0p+0,
+                                           0x0.0p+0,
+                                           0x0.0p+0,
+                                           0x1.5555555555555p-57,
+                                           0x1.5555555555555p-59,
+                                           0x1.1111111111111p-63,
+                                           -0x1.f49f49f49f49fp-65,
+                                           0x1.a01a01a01a01ap-73,
+                                           0x1.a01a01a01a01ap-76,
+                                           -0x1.c154f8ddc6c00p-73,
+                                           0x1.cbbc05b4fa99ap-76,
+                                           -0x1.c062e06d1f209p-80,
+                                           -0x1.2aec959e14c06p-83,
+                                           0x1.f28e0cc748ebep-87,
+                                           0x1.05d6f8a2efd1fp-92,
+                                           0x1.1d8656b0ee8cbp-97,
+                                           0x1.1d8656b0ee8cbp-101,
+                                           0x1.ac981465ddc6cp-103,
+                                           0x1.eec01221a8b0bp-107,
+                                           0x1.2650f61dbdcb4p-112,
+                                           0x1.ea72b4afe3c2fp-120,
+                                           -0x1.d043ae40c4647p-120,
+                                           -0x1.aebcdbd20331cp-124};
 // 1 / i! - triple_factorial[i] - triple_factorial_mid[i]
-constexpr double triple_factorial_low[] = {
-    0x0.0p+0,
-    0x0.0p+0,
-    0x0.0p+0,
-    0x1.5555555555555p-111,
-    0x1.5555555555555p-113,
-    0x1.1111111111111p-119,
-    -0x1.27d27d27d27d2p-119,
-    0x1.a01a01a01a01ap-133,
-    0x1.a01a01a01a01ap-136,
-    0x1.71de3a556c734p-127,
-    -0x1.c6d278883e8f5p-132,
-    0x1.c7880adcbc46ep-136,
-    0x1.2fb0073dd2d9ep-139,
-    -0x1.7b2c4c8a840bcp-141};
+constexpr double triple_factorial_low[] = {0x0.0p+0,
+                                           0x0.0p+0,
+                                           0x0.0p+0,
+                                           0x1.5555555555555p-111,
+                                           0x1.5555555555555p-113,
+                                           0x1.1111111111111p-119,
+                                           -0x1.27d27d27d27d2p-119,
+                                           0x1.a01a01a01a01ap-133,
+                                           0x1.a01a01a01a01ap-136,
+                                           0x1.71de3a556c734p-127,
+                                           -0x1.c6d278883e8f5p-132,
+                                           0x1.c7880adcbc46ep-136,
+                                           0x1.2fb0073dd2d9ep-139,
+                                           -0x1.7b2c4c8a840bcp-141};
 
 template <class Isa>
 [[gnu::always_inline]] inline Triple<Isa> add(Triple<Isa> a, Triple<Isa> b) {
@@ -134,8 +108,8 @@ template <class Isa>
     return add(Triple<Isa>{first, second.hi, third.hi}, Triple<Isa>{x.lo, second.lo, third.lo});
 }
 
-// expm1(r) / r for a reduced r. Horner's rule on Taylor's series starts in double, goes on in double
-// length where r^i / i! < 2^-57 and in triple length for the last terms.
+// expm1(r) / r for a reduced r. Horner's rule on Taylor's series starts in double, goes on in
+// double length where r^i / i! < 2^-57 and in triple length for the last terms.
 template <class Isa>
 [[gnu::noinline]] Triple<Isa> expm1_over_r(Triple<Isa> r) {
     using D = Vec<Isa, double>;
@@ -168,8 +142,8 @@ template <class Isa>
     return add(Triple<Isa>{D::splat(1), D::zero(), D::zero()}, mul(expm1_over_r(r), r));
 }
 
-// scale * expm1(x) for |x| <= ln 2 / 2, with all its relative accuracy down to subnormal x if scale,
-// a power of two, lifts it.
+// scale * expm1(x) for |x| <= ln 2 / 2, with all its relative accuracy down to subnormal x if
+// scale, a power of two, lifts it.
 template <class Isa>
 [[gnu::always_inline]] inline Triple<Isa> expm1_triple(Vec<Isa, double> x, Vec<Isa, double> scale) {
     using D = Vec<Isa, double>;

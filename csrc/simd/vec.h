@@ -1,5 +1,6 @@
 #pragma once
-// Vec<Isa, T>: one machine register of T at SIMD level Isa, on the vector extensions of GCC and Clang.
+// Vec<Isa, T>: one machine register of T at SIMD level Isa, on the vector extensions of GCC and
+// Clang.
 //
 // Arithmetic is what IEEE 754 says, lane by lane, and nothing else: no operation here rounds
 // differently on another level. What the extensions lack (fma, min/max with defined NaN behaviour,
@@ -189,7 +190,8 @@ template <class Isa, class T>
 }
 
 // How many lanes of a vector a load or store touches: all of them (a type of its own, so that the
-// main loop has no masks), or the first `count`, 0 <= count <= size; the other lanes are loaded as 0.
+// main loop has no masks), or the first `count`, 0 <= count <= size; the other lanes are loaded as
+// 0.
 struct AllLanes {};
 struct FirstLanes {
     int count;

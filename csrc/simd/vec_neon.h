@@ -99,8 +99,7 @@ template <class Isa>
 
 // Whether a lane of a has none of the bits of b.
 template <class Isa>
-[[gnu::always_inline]] inline bool any_without(Vec<Isa, std::int32_t> a,
-                                               Vec<Isa, std::int32_t> b) {
+[[gnu::always_inline]] inline bool any_without(Vec<Isa, std::int32_t> a, Vec<Isa, std::int32_t> b) {
     return any((a & b) == Vec<Isa, std::int32_t>::splat(0));
 }
 

@@ -1,5 +1,5 @@
-// Applies one operation of vec.h to what it reads: `vec_test NAME < input > output`, raw elements in
-// and out. tests/test_vec.py compiles it for each level and compares with NumPy.
+// Applies one operation of vec.h to what it reads: `vec_test NAME < input > output`, raw elements
+// in and out. tests/test_vec.py compiles it for each level and compares with NumPy.
 #include "vec.h"
 
 #include <cstdio>
@@ -34,8 +34,9 @@ void ternary(const F& f) {
     const std::ptrdiff_t n = static_cast<std::ptrdiff_t>(in.size()) / 3;
     std::vector<T> out(static_cast<std::size_t>(n));
     for_each_vec<Isa, Vec<Isa, T>::size>(n, [&](std::ptrdiff_t i, auto lanes) {
-        store<Isa>(&out[0] + i, f(load<Isa>(&in[0] + i, lanes), load<Isa>(&in[0] + n + i, lanes),
-                                  load<Isa>(&in[0] + 2 * n + i, lanes)),
+        store<Isa>(&out[0] + i,
+                   f(load<Isa>(&in[0] + i, lanes), load<Isa>(&in[0] + n + i, lanes),
+                     load<Isa>(&in[0] + 2 * n + i, lanes)),
                    lanes);
     });
     write_all(out);

@@ -16,8 +16,7 @@ template <class Isa>
     __m128d cc = s - p;
     __m128d e = (p - (s - cc)) + (c - cc);
     __m128d zero = _mm_setzero_pd();
-    __m128i inexact =
-        _mm_castpd_si128(_mm_or_pd(_mm_cmplt_pd(e, zero), _mm_cmpgt_pd(e, zero)));
+    __m128i inexact = _mm_castpd_si128(_mm_or_pd(_mm_cmplt_pd(e, zero), _mm_cmpgt_pd(e, zero)));
     __m128i sum = _mm_castpd_si128(s);
     __m128i even = _mm_andnot_si128(sum, _mm_set1_epi64x(1));
     // Towards the exact value: +1 where s and e have the same sign (away from zero), else -1.
@@ -30,9 +29,9 @@ template <class Isa>
 template <class Isa>
 [[gnu::noinline]] __m128 fma_without_instruction(__m128 a, __m128 b, __m128 c) {
     __m128d low = fma_round_to_odd<Isa>(_mm_cvtps_pd(a), _mm_cvtps_pd(b), _mm_cvtps_pd(c));
-    __m128d high = fma_round_to_odd<Isa>(_mm_cvtps_pd(_mm_movehl_ps(a, a)),
-                                         _mm_cvtps_pd(_mm_movehl_ps(b, b)),
-                                         _mm_cvtps_pd(_mm_movehl_ps(c, c)));
+    __m128d high =
+        fma_round_to_odd<Isa>(_mm_cvtps_pd(_mm_movehl_ps(a, a)), _mm_cvtps_pd(_mm_movehl_ps(b, b)),
+                              _mm_cvtps_pd(_mm_movehl_ps(c, c)));
     return _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high));
 }
 template <class Isa>
@@ -187,16 +186,17 @@ template <class Isa, class T, class Piece>
         __m512 v = _mm512_castps128_ps512(reinterpret_cast<__m128>(piece[0]));
         v = _mm512_insertf32x4(v, reinterpret_cast<__m128>(piece[1]), 1);
         v = _mm512_insertf32x4(v, reinterpret_cast<__m128>(piece[2]), 2);
-        return {reinterpret_cast<Raw>(
-            _mm512_insertf32x4(v, reinterpret_cast<__m128>(piece[3]), 3))};
+        return {
+            reinterpret_cast<Raw>(_mm512_insertf32x4(v, reinterpret_cast<__m128>(piece[3]), 3))};
     } else {
         __m256 v = _mm256_castps128_ps256(reinterpret_cast<__m128>(piece[0]));
-        return {reinterpret_cast<Raw>(
-            _mm256_insertf128_ps(v, reinterpret_cast<__m128>(piece[1]), 1))};
+        return {
+            reinterpret_cast<Raw>(_mm256_insertf128_ps(v, reinterpret_cast<__m128>(piece[1]), 1))};
     }
 }
 
-// Non-temporal store; p is aligned to Isa::bytes, and stream_fence() follows the last one of a task.
+// Non-temporal store; p is aligned to Isa::bytes, and stream_fence() follows the last one of a
+// task.
 template <class Isa, class T>
 [[gnu::always_inline]] inline void stream(T* p, Vec<Isa, T> v) {
     if constexpr (Isa::bytes == 64) {
@@ -263,8 +263,7 @@ template <class Isa>
 
 // Whether a lane of a has none of the bits of b.
 template <class Isa>
-[[gnu::always_inline]] inline bool any_without(Vec<Isa, std::int32_t> a,
-                                               Vec<Isa, std::int32_t> b) {
+[[gnu::always_inline]] inline bool any_without(Vec<Isa, std::int32_t> a, Vec<Isa, std::int32_t> b) {
     if constexpr (Isa::bytes == 64) {
         return _mm512_testn_epi32_mask(reinterpret_cast<__m512i>(a.raw),
                                        reinterpret_cast<__m512i>(b.raw)) != 0;
@@ -287,10 +286,12 @@ template <class Isa>
     }
 }
 
-// table[index mod size] for every lane, from registers; tables have `lookup_size` words, 0 where there are
-// no such instructions.
+// table[index mod size] for every lane, from registers; tables have `lookup_size` words, 0 where
+// there are no such instructions.
 template <class Isa>
-constexpr int lookup_size = Isa::bytes == 64 ? 32 : Isa::bytes == 32 ? 16 : 0;
+constexpr int lookup_size = Isa::bytes == 64   ? 32
+                            : Isa::bytes == 32 ? 16
+                                               : 0;
 template <class Isa, class T, int size>
 [[gnu::always_inline]] inline Vec<Isa, T> lookup(const T (&table)[size],
                                                  Vec<Isa, std::int32_t> index) {
@@ -305,10 +306,10 @@ template <class Isa, class T, int size>
         __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table));
         __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table + 8));
         // The bit of value 8 goes where the blend looks for it.
-        return {reinterpret_cast<Raw>(_mm256_blendv_ps(
-            _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(low, i)),
-            _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(high, i)),
-            _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))))};
+        return {reinterpret_cast<Raw>(
+            _mm256_blendv_ps(_mm256_castsi256_ps(_mm256_permutevar8x32_epi32(low, i)),
+                             _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(high, i)),
+                             _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))))};
     }
 }
 
@@ -335,7 +336,8 @@ template <class Isa>
     } else if constexpr (Isa::bytes == 32) {
         return {_mm256_cvtps_pd(_mm_loadu_ps(p))};
     } else {
-        return {_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+        return {
+            _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
     }
 }
 template <class Isa>
@@ -359,21 +361,18 @@ struct Table8 {
         if constexpr (Isa::bytes == 64) {
             __m256i once;
             __builtin_memcpy(&once, from, sizeof(once));
-            entries.raw =
-                reinterpret_cast<typename Vec<Isa, T>::Raw>(_mm512_broadcast_i64x4(once));
+            entries.raw = reinterpret_cast<typename Vec<Isa, T>::Raw>(_mm512_broadcast_i64x4(once));
         } else if constexpr (Isa::bytes == 32) {
             entries = loadu<Isa>(from);
         }
     }
     [[gnu::always_inline]] inline Vec<Isa, T> operator[](Vec<Isa, std::int32_t> index) const {
         if constexpr (Isa::bytes == 64) {
-            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(
-                _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(index.raw),
-                                         reinterpret_cast<__m512i>(entries.raw)))};
+            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(_mm512_permutexvar_epi32(
+                reinterpret_cast<__m512i>(index.raw), reinterpret_cast<__m512i>(entries.raw)))};
         } else if constexpr (Isa::bytes == 32) {
-            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(
-                _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(entries.raw),
-                                            reinterpret_cast<__m256i>(index.raw)))};
+            return {reinterpret_cast<typename Vec<Isa, T>::Raw>(_mm256_permutevar8x32_epi32(
+                reinterpret_cast<__m256i>(entries.raw), reinterpret_cast<__m256i>(index.raw)))};
         } else {
             Vec<Isa, T> r;
             for (int i = 0; i < Vec<Isa, T>::size; ++i) r.raw[i] = memory[index.raw[i] & 7];
@@ -420,8 +419,7 @@ template <class Isa>
     I odd = (magnitude >> 13) & I::splat(1);
     I normal = (magnitude + I::splat(0xfff - (112 << 23)) + odd) >> 13;
     normal = select(normal > I::splat(0x7c00), I::splat(0x7c00), normal);
-    I subnormal =
-        bits(from_bits<float>(magnitude) + V::splat(0.5f)) - I::splat(0x3f000000);
+    I subnormal = bits(from_bits<float>(magnitude) + V::splat(0.5f)) - I::splat(0x3f000000);
     I nan = ((magnitude >> 13) & I::splat(0x3ff)) | I::splat(0x7e00);
     I result = select(magnitude < I::splat(0x38800000), subnormal, normal);
     result = select(magnitude > I::splat(0x7f800000), nan, result);
@@ -468,8 +466,8 @@ template <class Isa>
         return {_mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), h))};
     }
 }
-// To nearest even in the integer; NaN keeps its top bits and becomes quiet. (The instructions for it
-// flush subnormals.)
+// To nearest even in the integer; NaN keeps its top bits and becomes quiet. (The instructions for
+// it flush subnormals.)
 template <class Isa>
 [[gnu::always_inline]] inline void store_narrow(bfloat16* p, Vec<Isa, float> v) {
     using I = Vec<Isa, std::int32_t>;
