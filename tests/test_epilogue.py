@@ -113,3 +113,14 @@ def test_batch_norm(dtype, layout):
     want = so.relu(so.batch_norm(x, mean, var, weight, bias))
     y = _core.batch_norm(x, mean, var, weight, bias, False, 0.1, 1e-5, False, True)
     assert same_bits(y, want)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "channels_last"])
+def test_zero_of_an_underflow_loses_its_sign(last):
+    # -1e-60 is -0 in float32; sums of zeros never are.
+    x = np.full((1, 20, 5, 5), 1e-30, np.float32)
+    w = np.full((20, 20, 1, 1), -1e-30, np.float32)
+    x, out = (channels_last(a) if last else a for a in (x, np.zeros_like(x)))
+    assert np.signbit(so.conv2d(x, w)).all()
+    fused(x, w, None, {}, out, False, True)
+    assert not np.signbit(out).any()
