@@ -42,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="How fast, accurate and reproducible stableops is beside other libraries.",
     )
-    main.add_argument("--quick", action="store_true", help="a short list, under 3 minutes")
+    main.add_argument(
+        "--quick",
+        action="store_true",
+        help="a short list, under 3 minutes; with --only: those cases, in short rounds",
+    )
     main.add_argument("--only", metavar="REGEX", help="the cases whose name matches")
     main.add_argument(
         "--family",
@@ -176,7 +180,8 @@ def measure_times(options: argparse.Namespace, peers: Sequence[Peer]) -> dict[st
     elif max(threads) > processors:
         say(f"{max(threads)} threads on {processors} processors: they take turns")
     settings = Settings.quick() if options.quick else Settings.full()
-    return run(cases, peers, threads, settings, QUICK_SECONDS if options.quick else None)
+    short_list = options.quick and not options.only
+    return run(cases, peers, threads, settings, QUICK_SECONDS if short_list else None)
 
 
 def write_report(data: dict[str, Any], folder: Path) -> None:

@@ -117,7 +117,10 @@ def select(
     ]
     if not chosen:
         names = [c.name for c in all_cases().values() if not families or c.family in families]
-        raise UnknownCase(f"only={only!r} matches no case; there are:\n  " + "\n  ".join(names))
+        raise UnknownCase(
+            f"only={only!r} matches none of {len(names)} cases, such as {names[0]!r}; "
+            "--list names them"
+        )
     return [case for case in chosen if case.quick] if quick and not only else chosen
 
 
