@@ -498,7 +498,7 @@ def html(data: dict[str, Any]) -> str:
 
 def add_times(page: Page, data: dict[str, Any]) -> None:
     rows = data["rows"]
-    cells = summary.table(data)
+    cells = summary.table(data["rows"])
     page.section(
         "Speed at a glance",
         "best peer / stableops: above 1, stableops is faster than the fastest of the others on "

@@ -99,11 +99,12 @@ def optional(value: float | None, form: str) -> str:
 HEADINGS = ("case", "threads", "% of limit", "best peer / stableops", "best peer")
 
 
-def table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of the full table."""
-    libraries = in_order(name for row in data["rows"] for name in row["results"])
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the full table; only libraries that had to say something."""
+    results = [item for row in rows for item in row["results"].items()]
+    libraries = in_order(name for name, result in results if result_text(result) != "-")
     cells = []
-    for row in data["rows"]:
+    for row in rows:
         best = best_peer(row)
         cells.append(
             [
@@ -189,5 +190,8 @@ def markdown(data: dict[str, Any]) -> str:
     if summary_table(data)[1]:
         parts.append("best peer / stableops, by family:")
         parts.append(markdown_table(*summary_table(data)))
-    parts.append(markdown_table(*table(data)))
+    for family in dict.fromkeys(row["family"] for row in data["rows"]):
+        parts.append(f"### {family}")
+        rows = [row for row in data["rows"] if row["family"] == family]
+        parts.append(markdown_table(*table(rows)))
     return "\n\n".join(parts) + "\n"
