@@ -19,6 +19,7 @@
 // Planes: rows pass through scratch if they are no unit-stride rows of the compute type. Pixels
 // (channels-last): registers hold channels.
 #include "../resize_shape.h"
+#include "../simd/shuffle.h"
 #include "elementwise.h"
 
 namespace stableops {
@@ -137,25 +138,52 @@ void for_image_rows(const ResizeShape& s, std::ptrdiff_t rows, std::ptrdiff_t ro
     });
 }
 
+// Every element twice, in `copies` rows. The last register overlaps the one before it.
+template <class Isa, class C>
+void double_row(C* to, std::ptrdiff_t pitch, std::ptrdiff_t copies, const C* from,
+                std::ptrdiff_t n) {
+    using V = Vec<Isa, C>;
+    for (std::ptrdiff_t i = 0; i < n; i += V::size) {
+        if (i + V::size > n) i = n - V::size;
+        const V v = loadu<Isa>(from + i);
+        for (std::ptrdiff_t k = 0; k < copies; ++k) {
+            storeu(to + k * pitch + 2 * i, interleave_low(v, v));
+            storeu(to + k * pitch + 2 * i + V::size, interleave_high(v, v));
+        }
+    }
+}
+
+// One input row, for the `copies` outputs that it is the nearest to.
+template <class Isa, Storage T>
+void nearest_row(T* to, std::ptrdiff_t copies, const T* from, const ResizeShape& s,
+                 const std::int32_t* first) {
+    if (in_pixels(s)) {
+        for (std::ptrdiff_t k = 0; k < copies; ++k)
+            for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
+                __builtin_memcpy(to + k * s.y.h + ow * s.y.w, from + first[ow] * s.x.w,
+                                 static_cast<std::size_t>(s.channels) * sizeof(T));
+        return;
+    }
+    // An axis of twice the size needs no indices (make_taps).
+    if constexpr (std::is_same_v<T, Compute<T>>)
+        if (s.out_w == 2 * s.in_w && s.in_w >= Vec<Isa, T>::size && s.x.w == 1 && s.y.w == 1)
+            return double_row<Isa>(to, s.y.h, copies, from, s.in_w);
+    for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) to[ow * s.y.w] = from[first[ow] * s.x.w];
+    for (std::ptrdiff_t k = 1; k < copies; ++k)
+        for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) to[k * s.y.h + ow * s.y.w] = to[ow * s.y.w];
+}
+
 template <class Isa, Storage T>
 void nearest(T* y, const T* x, const ResizeShape& s) {
     const ImageTaps<Isa, Compute<T>> taps(s, false);
     for_image_rows<Isa>(
         s, s.out_h, s.out_w,
         [&](std::ptrdiff_t n, std::ptrdiff_t c, std::ptrdiff_t first, std::ptrdiff_t end) {
-            for (std::ptrdiff_t oh = first; oh < end; ++oh) {
-                const T* from = x + n * s.x.n + c * s.x.c + taps.h.first[oh] * s.x.h;
-                T* to = y + n * s.y.n + c * s.y.c + oh * s.y.h;
-                if (in_pixels(s)) {
-                    for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
-                        __builtin_memcpy(to + ow * s.y.w, from + taps.w.first[ow] * s.x.w,
-                                         static_cast<std::size_t>(s.channels) * sizeof(T));
-                } else if (oh > first && taps.h.first[oh] == taps.h.first[oh - 1] && s.y.w == 1) {
-                    __builtin_memcpy(to, to - s.y.h, static_cast<std::size_t>(s.out_w) * sizeof(T));
-                } else {
-                    for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow)
-                        to[ow * s.y.w] = from[taps.w.first[ow] * s.x.w];
-                }
+            for (std::ptrdiff_t oh = first, next; oh < end; oh = next) {
+                const std::int32_t row = taps.h.first[oh];
+                for (next = oh + 1; next < end && taps.h.first[next] == row;) ++next;
+                nearest_row<Isa>(y + n * s.y.n + c * s.y.c + oh * s.y.h, next - oh,
+                                 x + n * s.x.n + c * s.x.c + row * s.x.h, s, taps.w.first);
             }
         });
 }
@@ -250,18 +278,7 @@ void bilinear(T* y, const T* x, const ResizeShape& s) {
         });
 }
 
-// The weights that outputs [begin, end) of an axis give input i, in order, one by one: f(output,
-// weight).
-template <class Isa, class C, class F>
-[[gnu::always_inline]] inline void each_weight(const AxisTaps<C>& t, std::ptrdiff_t i,
-                                               bool bilinear, const F& f) {
-    for (std::ptrdiff_t o = t.begin[i]; o < t.end[i]; ++o) {
-        if (t.first[o] == i) f(o, static_cast<double>(t.low[o]));
-        if (bilinear && t.second[o] == i) f(o, static_cast<double>(t.high[o]));
-    }
-}
-
-// The outputs that an input goes into, as offsets in grad_y.
+// An output row that an input row goes into, as an offset in grad_y.
 struct TapWeight {
     std::ptrdiff_t offset;
     double weight;
@@ -270,41 +287,73 @@ template <class Isa, class C>
 std::ptrdiff_t list_weights(TapWeight* list, const AxisTaps<C>& t, std::ptrdiff_t i, bool bilinear,
                             std::ptrdiff_t stride) {
     std::ptrdiff_t count = 0;
-    each_weight<Isa>(t, i, bilinear, [&](std::ptrdiff_t o, double weight) {
-        list[count++] = {o * stride, weight};
-    });
+    for (std::ptrdiff_t o = t.begin[i]; o < t.end[i]; ++o) {
+        if (t.first[o] == i) list[count++] = {o * stride, static_cast<double>(t.low[o])};
+        if (bilinear && t.second[o] == i)
+            list[count++] = {o * stride, static_cast<double>(t.high[o])};
+    }
     return count;
 }
 
-// One pixel of grad_x, all channels.
+// A row of pixels of grad_x. Nearest: pixel by pixel, since an input's outputs are neighbours;
+// bilinear: a register of channels at a time, of which `total` holds one for each pixel.
 template <class Isa, Storage T>
-void gather_pixel(T* out, const T* g, std::ptrdiff_t channels, const TapWeight* rows,
-                  std::ptrdiff_t row_count, const TapWeight* columns, std::ptrdiff_t column_count) {
+void backward_pixels(T* out, const T* g, const ResizeShape& s, const AxisTaps<Compute<T>>& w,
+                     const TapWeight* rows, std::ptrdiff_t row_count, bool bilinear,
+                     double* total) {
     using V = Vec<Isa, Compute<T>>;
     using D = Vec<Isa, double>;
     constexpr int parts = V::size / D::size;
-    for_each_vec<Isa, V::size>(channels, [&](std::ptrdiff_t i, auto lanes) {
-        D total[parts];
-        for (D& part : total) part = D::zero();
-        for (std::ptrdiff_t c = 0; c < column_count; ++c) {
-            D sum[parts];
-            for (D& part : sum) part = D::zero();
-            for (std::ptrdiff_t r = 0; r < row_count; ++r) {
-                V v = load<Isa>(g + rows[r].offset + columns[c].offset + i, lanes);
-                const D weight = D::splat(rows[r].weight);
-                if constexpr (parts == 1) {
-                    sum[0] += weight * v;
-                } else {
-                    sum[0] += weight * widen_low(v);
-                    sum[1] += weight * widen_high(v);
-                }
+    const auto add_rows = [&](D* sum, const T* from, auto lanes) {
+        for (int k = 0; k < parts; ++k) sum[k] = D::zero();
+        for (std::ptrdiff_t r = 0; r < row_count; ++r) {
+            V v = load<Isa>(from + rows[r].offset, lanes);
+            const D weight = D::splat(rows[r].weight);
+            if constexpr (parts == 1) {
+                sum[0] += weight * v;
+            } else {
+                sum[0] += weight * widen_low(v);
+                sum[1] += weight * widen_high(v);
             }
-            for (int k = 0; k < parts; ++k) total[k] += D::splat(columns[c].weight) * sum[k];
         }
+    };
+    const auto put = [&](T* to, const D* v, auto lanes) {
         if constexpr (parts == 1) {
-            store<Isa>(out + i, total[0], lanes);
+            store<Isa>(to, v[0], lanes);
         } else {
-            store<Isa>(out + i, narrow(total[0], total[1]), lanes);
+            store<Isa>(to, narrow(v[0], v[1]), lanes);
+        }
+    };
+    if (!bilinear) {
+        for (std::ptrdiff_t iw = 0; iw < s.in_w; ++iw)
+            for_each_vec<Isa, V::size>(s.channels, [&](std::ptrdiff_t i, auto lanes) {
+                D sum[parts], all[parts];
+                for (D& part : all) part = D::zero();
+                for (std::ptrdiff_t ow = w.begin[iw]; ow < w.end[iw]; ++ow) {
+                    add_rows(sum, g + ow * s.y.w + i, lanes);
+                    for (int k = 0; k < parts; ++k) all[k] += sum[k];
+                }
+                put(out + iw * s.x.w + i, all, lanes);
+            });
+        return;
+    }
+    for_each_vec<Isa, V::size>(s.channels, [&](std::ptrdiff_t i, auto lanes) {
+        D sum[parts];
+        for (std::ptrdiff_t k = 0; k < s.in_w * parts; ++k) storeu(total + k * D::size, D::zero());
+        for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) {
+            add_rows(sum, g + ow * s.y.w + i, lanes);
+            const auto add = [&](std::int32_t to, Compute<T> weight) {
+                for (int k = 0; k < parts; ++k) {
+                    double* at = total + (to * parts + k) * D::size;
+                    storeu(at, loadu<Isa>(at) + D::splat(weight) * sum[k]);
+                }
+            };
+            add(w.first[ow], w.low[ow]);
+            add(w.second[ow], w.high[ow]);
+        }
+        for (std::ptrdiff_t iw = 0; iw < s.in_w; ++iw) {
+            for (int k = 0; k < parts; ++k) sum[k] = loadu<Isa>(total + (iw * parts + k) * D::size);
+            put(out + iw * s.x.w + i, sum, lanes);
         }
     });
 }
@@ -320,14 +369,14 @@ void interpolate_backward(T* grad_x, const T* grad_y, const ResizeShape& s, bool
         [&](std::ptrdiff_t n, std::ptrdiff_t c, std::ptrdiff_t first, std::ptrdiff_t end) {
             const T* g = grad_y + n * s.y.n + c * s.y.c;
             T* out = grad_x + n * s.x.n + c * s.x.c;
-            // A list may name each output twice.
-            const std::size_t listed = 2 * static_cast<std::size_t>(s.out_h + s.out_w);
+            // The list may name each output twice.
+            const std::size_t listed = 2 * static_cast<std::size_t>(s.out_h);
             const std::ptrdiff_t longest = s.out_w > s.in_w ? s.out_w : s.in_w;
-            const std::size_t row_bytes = 2 * sizeof(double) + sizeof(C) + sizeof(T);
+            const std::size_t row_bytes = in_pixels(s) ? Vec<Isa, C>::size * sizeof(double)
+                                                       : 2 * sizeof(double) + sizeof(C) + sizeof(T);
             char* scratch = static_cast<char*>(thread_scratch(
                 listed * sizeof(TapWeight) + static_cast<std::size_t>(longest) * row_bytes));
             TapWeight* const rows = reinterpret_cast<TapWeight*>(scratch);
-            TapWeight* const columns = rows + 2 * s.out_h;
             double* const sums = reinterpret_cast<double*>(scratch + listed * sizeof(TapWeight));
             double* const total = sums + longest;
             C* const wide = reinterpret_cast<C*>(total + longest);
@@ -337,12 +386,7 @@ void interpolate_backward(T* grad_x, const T* grad_y, const ResizeShape& s, bool
                     list_weights<Isa>(rows, taps.h, r, bilinear, s.y.h);
                 T* const to = out + r * s.x.h;
                 if (in_pixels(s)) {
-                    for (std::ptrdiff_t i = 0; i < s.in_w; ++i) {
-                        const std::ptrdiff_t column_count =
-                            list_weights<Isa>(columns, taps.w, i, bilinear, s.y.w);
-                        gather_pixel<Isa>(to + i * s.x.w, g, s.channels, rows, row_count, columns,
-                                          column_count);
-                    }
+                    backward_pixels<Isa>(to, g, s, taps.w, rows, row_count, bilinear, sums);
                     continue;
                 }
                 for (std::ptrdiff_t ow = 0; ow < s.out_w; ++ow) sums[ow] = 0;
