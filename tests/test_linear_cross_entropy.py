@@ -67,19 +67,25 @@ def test_bits_of_the_two_operations(dtype, data):
     assert_same(x, w, labels, bias, **settings)
 
 
-# classes, tokens, tokens a chunk
-CHUNKS = [(13_000_000, 2, 1), (300_000, 50, 41), (40_000, 260, 256), (3, 9000, 4096)]
+# classes, tokens, tokens a chunk, features (from 8 on, grad_weight is a matrix product)
+CHUNKS = [
+    (13_000_000, 2, 1, 2),
+    (300_000, 50, 41, 2),
+    (300_000, 50, 41, 9),
+    (40_000, 260, 256, 2),
+    (3, 9000, 4096, 2),
+]
 
 
-@pytest.mark.parametrize(("classes", "tokens", "chunk"), CHUNKS)
-def test_bits_of_several_chunks(classes, tokens, chunk, isa):
+@pytest.mark.parametrize(("classes", "tokens", "chunk", "features"), CHUNKS)
+def test_bits_of_several_chunks(classes, tokens, chunk, features, isa):
     if isa == "baseline" and chunk == 1:
         pytest.skip("emulated fma takes half a minute, and no fewer classes have chunks of 1")
     assert min(48 * 2**20 // 4 // classes, 4096) // (128 if chunk >= 128 else 1) * (
         128 if chunk >= 128 else 1
     ) == (chunk if classes < 13_000_000 else 0)
     rng = np.random.default_rng(1)
-    x, w = random(rng, (tokens, 2)), random(rng, (classes, 2))
+    x, w = random(rng, (tokens, features)), random(rng, (classes, features))
     assert_same(x, w, rng.integers(0, classes, tokens), random(rng, classes), chunk)
 
 

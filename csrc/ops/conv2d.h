@@ -85,6 +85,16 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
             return;
         }
     }
+    if constexpr (std::is_same_v<T, Compute<T>>) {
+        if (problems == 1 && groups == 1 && writes_rows<Isa>(first)) {
+            const std::ptrdiff_t pixels = first.images * first.h.out * first.w.out;
+            const std::ptrdiff_t share = larger((1 << 18) / first.out_channels, written_rows);
+            parallel_for<Isa>(ceil_div(pixels, share), [&](std::ptrdiff_t task) {
+                correlate_written<Isa>(first, task * share, smaller((task + 1) * share, pixels));
+            });
+            return;
+        }
+    }
     const BlockPlan plan = plan_blocks<Isa>(first, problems * groups);
     const std::ptrdiff_t tasks = plan.tasks();
     parallel_for<Isa>(problems * groups * tasks, [&](std::ptrdiff_t task) {

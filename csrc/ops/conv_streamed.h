@@ -1,7 +1,8 @@
 #pragma once
 // The correlation (conv_problem.h) of a handful of pixels: with a weight whose output channels are
 // contiguous, the gradient of a linear layer's input for few rows; and (dots_weights) with one
-// whose terms are, the linear layer itself.
+// whose terms are, the linear layer itself; and (writes_rows) of a handful of terms, the gradient
+// of its weight.
 //
 // Each weight is used a few times only, so memory is the limit, and memory should see whole rows of
 // the weight, one after another. So the chains of all channels advance together, four terms at a
@@ -15,6 +16,7 @@ constexpr std::ptrdiff_t streamed_pixels = 14;
 // Channels whose chains and weights of four terms stay in L1.
 constexpr std::ptrdiff_t streamed_channels = 1024;
 constexpr int streamed_terms = 4;
+constexpr std::ptrdiff_t page_bytes = 4096;
 
 // Pixels whose factors of four terms stay in registers.
 template <class Isa>
@@ -85,12 +87,17 @@ template <class Isa, class T>
 void correlate_streamed(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff_t k1) {
     using V = Vec<Isa, T>;
     constexpr std::ptrdiff_t group = streamed_rows<Isa>;
-    constexpr std::ptrdiff_t pitch = streamed_channels + V::size;
+    constexpr std::ptrdiff_t line = line_bytes / static_cast<std::ptrdiff_t>(sizeof(T));
+    constexpr std::ptrdiff_t pitch = 2 * streamed_channels - line;
     const TermMatrix<T> weight = join_axes<Isa>(p.weight);
     const std::ptrdiff_t pixels = p.images * p.h.out * p.w.out;
     const std::ptrdiff_t terms = p.terms();
     char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
-        2 * pixels * pitch * static_cast<std::ptrdiff_t>(sizeof(T)) + 2 * 64)));
+        2 * pixels * pitch * static_cast<std::ptrdiff_t>(sizeof(T)) + page_bytes + 2 * 64)));
+    // A load waits for earlier stores to the same place of any page. So the chains lie just below
+    // the weights, as far as that is concerned, and each a line below the one before.
+    const std::uintptr_t below = reinterpret_cast<std::uintptr_t>(weight.data + k0) - line_bytes;
+    scratch += (below - reinterpret_cast<std::uintptr_t>(scratch)) % page_bytes / 64 * 64;
     T* chain = carve<T>(scratch, pixels * pitch);
     T* total = carve<T>(scratch, pixels * pitch);
     const T* source[streamed_pixels];
@@ -117,10 +124,10 @@ void correlate_streamed(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff
                 }
                 t += four ? streamed_terms : 1;
             }
-            for (std::ptrdiff_t i = 0; i < pixels * pitch; i += V::size)
-                if (i % pitch < lanes)
-                    storeu(total + i, block == 0 ? loadu<Isa>(chain + i)
-                                                 : loadu<Isa>(total + i) + loadu<Isa>(chain + i));
+            for (std::ptrdiff_t i = 0; i < pixels; ++i)
+                for (std::ptrdiff_t j = i * pitch; j < i * pitch + lanes; j += V::size)
+                    storeu(total + j, block == 0 ? loadu<Isa>(chain + j)
+                                                 : loadu<Isa>(total + j) + loadu<Isa>(chain + j));
         }
         for (std::ptrdiff_t i = 0; i < pixels; ++i)
             store_tile<Isa>(target[i] + k, 0, 1, 1, lanes, total + i * pitch, pitch,
@@ -134,6 +141,9 @@ constexpr std::ptrdiff_t dotted_pixels = 8;
 
 template <class Isa>
 constexpr int dotted_rows = Isa::bytes == 64 ? 8 : 4;
+
+template <class T>
+using DotRows = void (*)(T*, const T* const*, const T*, std::ptrdiff_t, std::ptrdiff_t, bool);
 
 template <class Isa, class T>
 bool dots_weights(const Correlation<T>& p) {
@@ -161,7 +171,6 @@ template <class Isa, class T, int rows>
     }
     std::ptrdiff_t t = 0;
     for (; t + n <= terms; t += n) {
-        for (int j = 0; j < n; ++j) __builtin_prefetch(b + j * b_pitch + t + 512 / sizeof(T));
         V column[n];
         transpose<Isa>(b + t, b_pitch, column);
 #pragma GCC unroll 16
@@ -179,6 +188,15 @@ template <class Isa, class T, int rows>
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
         storeu(sums + i * n, add ? loadu<Isa>(sums + i * n) + acc[i] : acc[i]);
+}
+
+// Of the lowest tile that holds them: rows are a power of two.
+template <class Isa, class T, int rows = dotted_rows<Isa>>
+DotRows<T> dot_function(std::ptrdiff_t wanted) {
+    if constexpr (rows > 1) {
+        if (wanted <= rows / 2) return dot_function<Isa, T, rows / 2>(wanted);
+    }
+    return dot_rows<Isa, T, rows>;
 }
 
 // Output channels [k0, k1) of all pixels; at least a vector of them.
@@ -202,15 +220,12 @@ void correlate_dotted(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff_t
         const std::ptrdiff_t k = smaller(next, k1 - n);
         if (p.bias) pack_run<Isa>(bias, p.bias + k * p.bias_stride, p.bias_stride, 0, n, 1, 1);
         for (std::ptrdiff_t i = 0; i < pixels; i += group) {
-            const bool half = pixels - i <= group / 2;
+            const DotRows<T> dot = dot_function<Isa, T>(pixels - i);
             for (std::ptrdiff_t t = 0; t < terms; t += block_terms) {
                 const T* a[group];
                 for (int j = 0; j < group; ++j) a[j] = source[i + j] + t;
-                (half ? dot_rows<Isa, T, group / 2>
-                      : dot_rows<Isa, T, group>)(sums, a,
-                                                 p.weight.data + k * p.weight.lane_stride + t,
-                                                 p.weight.lane_stride,
-                                                 smaller(block_terms, terms - t), t > 0);
+                dot(sums, a, p.weight.data + k * p.weight.lane_stride + t, p.weight.lane_stride,
+                    smaller(block_terms, terms - t), t > 0);
             }
             for (std::ptrdiff_t j = 0; j < smaller(group, pixels - i); ++j) {
                 V v = loadu<Isa>(static_cast<const T*>(sums) + j * n);
@@ -219,6 +234,66 @@ void correlate_dotted(const Correlation<T>& p, std::ptrdiff_t k0, std::ptrdiff_t
             }
         }
     }
+}
+
+// Few terms: results are many, and memory should see whole rows of them, not many of each term.
+constexpr std::ptrdiff_t written_terms = 24;
+constexpr int written_rows = 4;
+
+template <class Isa, class T>
+bool writes_rows(const Correlation<T>& p) {
+    return std::is_same_v<T, Compute<T>> && !p.panels && !p.bias && p.terms() > 0 &&
+           p.terms() <= written_terms && is_pointwise<Isa>(p) &&
+           is_panel<Isa>(join_axes<Isa>(p.weight)) && p.y_stride.c == 1;
+}
+
+// The outputs [0, lanes) of pixels [first, first + rows), one block of the canonical sum.
+template <class Isa, class T, int rows>
+[[gnu::noinline]] void write_rows(const Correlation<T>& p, const TermMatrix<T>& weight,
+                                  std::ptrdiff_t first) {
+    constexpr int n = Vec<Isa, T>::size;
+    const std::ptrdiff_t terms = p.terms();
+    T factor[written_terms * rows];
+    T* y[rows];
+    for (int i = 0; i < rows; ++i) {
+        const T* x;
+        locate<Isa>(p, first + i, x, y[i]);
+        for (std::ptrdiff_t t = 0; t < terms; ++t) factor[t * rows + i] = x[t * p.x_stride.c];
+    }
+    auto columns = [&]<int vectors>(std::ptrdiff_t j, auto which) {
+        Vec<Isa, T> acc[rows][vectors] = {};
+        const T* b = weight.data + j;
+        const T* a = factor;
+        for (std::ptrdiff_t t = 0; t < terms; ++t, a += rows, b += weight.stride[2]) {
+            Vec<Isa, T> bv[vectors];
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v) bv[v] = load<Isa>(b + v * n, which);
+#pragma GCC unroll 4
+            for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; ++v)
+                    acc[i][v] = fma(Vec<Isa, T>::splat(a[i]), bv[v], acc[i][v]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v)
+                store_output<Isa>(y[i] + j + v * n, acc[i][v], p.epilogue, which);
+    };
+    const std::ptrdiff_t pairs = p.out_channels / (2 * n) * (2 * n);
+    for (std::ptrdiff_t j = 0; j < pairs; j += 2 * n) columns.template operator()<2>(j, AllLanes{});
+    for_each_vec<Isa, n>(p.out_channels - pairs, [&](std::ptrdiff_t j, auto which) {
+        columns.template operator()<1>(pairs + j, which);
+    });
+}
+
+// All output channels of pixels [first, last).
+template <class Isa, class T>
+void correlate_written(const Correlation<T>& p, std::ptrdiff_t first, std::ptrdiff_t last) {
+    const TermMatrix<T> weight = join_axes<Isa>(p.weight);
+    for (; last - first >= written_rows; first += written_rows)
+        write_rows<Isa, T, written_rows>(p, weight, first);
+    for (; first < last; ++first) write_rows<Isa, T, 1>(p, weight, first);
 }
 
 }  // namespace stableops

@@ -350,8 +350,11 @@ template <class Isa, class T>
 void add_plane_sums(double* total, const T* y, const Conv2dShape& shape, std::ptrdiff_t channels) {
     using C = Compute<T>;
     using D = Vec<Isa, double>;
-    constexpr std::ptrdiff_t lanes = 32;
-    double sum[lanes * bias_channels] = {};
+    // Of the 32 lanes, as many as the pixels reach: the others' sums are zeros.
+    std::ptrdiff_t lanes = 32;
+    while (lanes > 1 && lanes / 2 >= shape.out_h * shape.out_w) lanes /= 2;
+    double sum[32 * bias_channels];
+    fill_zero<Isa>(sum, lanes * bias_channels);
     std::ptrdiff_t lane = 0;
     for (std::ptrdiff_t h = 0; h < shape.out_h; ++h)
         for (std::ptrdiff_t w = 0; w < shape.out_w; ++w, lane = (lane + 1) % lanes) {

@@ -178,20 +178,15 @@ template <class Isa, class T>
     }
 }
 
-// The vector whose 128-bit lanes are piece[0], piece[1], ...
-template <class Isa, class T, class Piece>
-[[gnu::always_inline]] inline Vec<Isa, T> join_pieces(const Piece* piece) {
+template <class Isa, class T, class Half>
+[[gnu::always_inline]] inline Vec<Isa, T> join_halves(Half low, Half high) {
     using Raw = typename Vec<Isa, T>::Raw;
     if constexpr (Isa::bytes == 64) {
-        __m512 v = _mm512_castps128_ps512(reinterpret_cast<__m128>(piece[0]));
-        v = _mm512_insertf32x4(v, reinterpret_cast<__m128>(piece[1]), 1);
-        v = _mm512_insertf32x4(v, reinterpret_cast<__m128>(piece[2]), 2);
-        return {
-            reinterpret_cast<Raw>(_mm512_insertf32x4(v, reinterpret_cast<__m128>(piece[3]), 3))};
+        const __m512 v = _mm512_castps256_ps512(reinterpret_cast<__m256>(low));
+        return {reinterpret_cast<Raw>(_mm512_insertf32x8(v, reinterpret_cast<__m256>(high), 1))};
     } else {
-        __m256 v = _mm256_castps128_ps256(reinterpret_cast<__m128>(piece[0]));
-        return {
-            reinterpret_cast<Raw>(_mm256_insertf128_ps(v, reinterpret_cast<__m128>(piece[1]), 1))};
+        const __m256 v = _mm256_castps128_ps256(reinterpret_cast<__m128>(low));
+        return {reinterpret_cast<Raw>(_mm256_insertf128_ps(v, reinterpret_cast<__m128>(high), 1))};
     }
 }
 
