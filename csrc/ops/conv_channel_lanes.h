@@ -125,7 +125,7 @@ void pack_stripes(Compute<T>* packed, std::ptrdiff_t panel_size, std::ptrdiff_t 
 
 // Terms [first, first + terms) of `lanes` output channels from k on, as far as they lie in rows of
 // the one or the other; an empty prospect otherwise.
-template <class T>
+template <class Isa, class T>
 Ahead weights_ahead(const TermMatrix<T>& joined, std::ptrdiff_t k, std::ptrdiff_t lanes,
                     std::ptrdiff_t first, std::ptrdiff_t terms) {
     constexpr std::ptrdiff_t size = sizeof(T);
@@ -246,7 +246,7 @@ struct ChannelPlan {
 };
 
 // Where the first pixel of a block reads its first tap.
-template <class T>
+template <class Isa, class T>
 const T* first_pixel(const Correlation<T>& p, const Block& b) {
     return p.x + b.n * p.x_stride.n + (b.h * p.h.stride + p.h.first) * p.x_stride.h +
            (b.w * p.w.stride + p.w.first) * p.x_stride.w;
@@ -349,9 +349,9 @@ void correlate_channels(const Correlation<T>& p, Block b) {
             if (first < last && (chunks > 1 || group_begin == 0)) {
                 const std::ptrdiff_t c0 = first / taps;
                 if constexpr (std::is_same_v<T, C>)
-                    if (plan.direct) source = first_pixel(p, b) + c0 * p.x_stride.c;
+                    if (plan.direct) source = first_pixel<Isa>(p, b) + c0 * p.x_stride.c;
                 if (plan.tiled)
-                    pack_tiles<Isa, T>(window, plan, p, first_pixel(p, b) + c0 * p.x_stride.c,
+                    pack_tiles<Isa, T>(window, plan, p, first_pixel<Isa>(p, b) + c0 * p.x_stride.c,
                                        last - first);
                 else if (!plan.direct)
                     copy_patches<Isa>(window, plan.layout,
@@ -367,9 +367,9 @@ void correlate_channels(const Correlation<T>& p, Block b) {
                 later = ahead_rows(weight.data + (b.k + group_end * lanes) * terms, terms * size,
                                    lanes, terms * size, chunk);
             if (!plan.sequential && !plan.aliased)
-                later =
-                    weights_ahead(weight, b.k + (q + 1 < chunks ? group_begin : group_end) * lanes,
-                                  group * lanes, q + 1 < chunks ? last : 0, last - first);
+                later = weights_ahead<Isa>(weight,
+                                           b.k + (q + 1 < chunks ? group_begin : group_end) * lanes,
+                                           group * lanes, q + 1 < chunks ? last : 0, last - first);
             for (std::ptrdiff_t i = group_begin; i < group_end; ++i) {
                 const std::ptrdiff_t k = b.k + i * lanes;
                 const std::ptrdiff_t used = smaller(lanes, b.k + b.channels - k);
