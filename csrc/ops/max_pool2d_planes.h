@@ -1,6 +1,7 @@
 #pragma once
 // max_pool2d where vectors are neighbouring outputs of a row.
 #include "../pool2d_shape.h"
+#include "max_pool2d_pairs.h"
 #include "max_pool2d_taps.h"
 
 namespace stableops {
@@ -170,6 +171,28 @@ struct MaxPoolPlanes {
     }
     std::ptrdiff_t start(std::ptrdiff_t oy) const { return oy * shape.stride_h - shape.pad_h; }
 
+    // max_pool2d_pairs.h will do.
+    bool in_pairs() const {
+        return shape.kernel_w == 3 && shape.stride_w == 2 && shape.dilation_w == 1 &&
+               shape.pad_w <= 1 && shape.kernel_h <= MaxPoolPairs<C>::most &&
+               ring.access.stored_as_is && ring.layout.memory_step == 1;
+    }
+    void pool_pairs(std::ptrdiff_t plane, std::ptrdiff_t begin, std::ptrdiff_t end, char* y) {
+        MaxPoolPairs<C> row = {{}, shape.width, -shape.pad_w, shape.out_w, nullptr};
+        for (std::ptrdiff_t oy = begin; oy < end; ++oy) {
+            const Taps inside =
+                taps_inside<Isa>(start(oy), shape.kernel_h, shape.dilation_h, shape.height);
+            for (std::ptrdiff_t r = inside.first; r < inside.end; ++r)
+                row.row[r - inside.first] =
+                    reinterpret_cast<const C*>(ring.source(start(oy) + r * shape.dilation_h));
+            char* const to =
+                y + (plane * shape.out_h + oy) * shape.out_w * ring.access.element_size;
+            row.y = writer.begin(to);
+            max_pool_pairs<Isa>(row, inside.end - inside.first);
+            writer.end(to, row.y, shape.out_w);
+        }
+    }
+
     // Rows [begin, end) of the outputs of plane number `plane`; `indices` may be nullptr.
     void pool(std::ptrdiff_t plane, std::ptrdiff_t begin, std::ptrdiff_t end, char* y,
               std::int64_t* indices) {
@@ -259,12 +282,19 @@ template <class Isa, class C>
             MaxPoolPlanes<Isa, C> planes(shape, stride, access, indices != nullptr);
             ScratchParts<Isa> parts{static_cast<char*>(thread_scratch(planes.scratch_size()))};
             planes.use_scratch(parts);
+            const bool pairs = indices == nullptr && planes.in_pairs();
             while (range.next_plane()) {
                 planes.ring.set_plane(static_cast<const char*>(x) +
                                       (range.outer * stride.n + range.inner * stride.c) *
                                           access.element_size);
                 planes.maxima.set_plane(nullptr);
-                planes.pool(range.plane(), range.first, range.last, static_cast<char*>(y), indices);
+                if (pairs) {
+                    planes.pool_pairs(range.plane(), range.first, range.last,
+                                      static_cast<char*>(y));
+                } else {
+                    planes.pool(range.plane(), range.first, range.last, static_cast<char*>(y),
+                                indices);
+                }
             }
             planes.writer.end_task();
         });

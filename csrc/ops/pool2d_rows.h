@@ -196,7 +196,7 @@ template <class Isa, class T>
         x += n;
     };
     if (two_phases<Isa>(layout)) {
-        if (phase == 1) put_vector(1);
+        if (phase == 1) to[layout.phase_length + at++] = element<Isa>(source[x++]);
         C* const even = to + at - x / 2;
         C* const odd = even + layout.phase_length;
         for (; x + 2 * size <= count; x += 2 * size) {
@@ -375,6 +375,9 @@ struct RowRing {
         for (std::ptrdiff_t slot = 0; slot < slots; ++slot) held[slot] = -1;
     }
 
+    const char* source(std::ptrdiff_t y) const {
+        return plane + y * stride_h * access.element_size;
+    }
     static std::ptrdiff_t slot_of(std::ptrdiff_t y) { return y & (slots - 1); }
 
     // Row y from phase 0 on. It stays valid while rows within `slots` of it are asked for.
@@ -383,12 +386,11 @@ struct RowRing {
     }
     // The same where the caller says which slot is free.
     [[gnu::always_inline]] inline const C* row_in_slot(std::ptrdiff_t y, std::ptrdiff_t slot) {
-        const char* source = plane + y * stride_h * access.element_size;
-        if (direct) return reinterpret_cast<const C*>(source);
+        if (direct) return reinterpret_cast<const C*>(source(y));
         C* copy = copies + slot * pitch + margin;
         if (held[slot] != y) {
             held[slot] = y;
-            access.lay_out(layout, copy, source);
+            access.lay_out(layout, copy, source(y));
         }
         return copy;
     }

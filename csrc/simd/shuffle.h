@@ -45,6 +45,17 @@ template <class Isa, class T>
                          std::make_integer_sequence<int, Vec<Isa, T>::size>{});
 }
 
+template <class Isa, class T, int... lane>
+[[gnu::always_inline]] inline Vec<Isa, T> shifted_in(Vec<Isa, T> before, Vec<Isa, T> v,
+                                                     std::integer_sequence<int, lane...>) {
+    return {__builtin_shufflevector(before.raw, v.raw, (Vec<Isa, T>::size - 1 + lane)...)};
+}
+// The last lane of `before`, and all but the last of v.
+template <class Isa, class T>
+[[gnu::always_inline]] inline Vec<Isa, T> shifted_in(Vec<Isa, T> before, Vec<Isa, T> v) {
+    return shifted_in(before, v, std::make_integer_sequence<int, Vec<Isa, T>::size>{});
+}
+
 template <int first, class Isa, class T, int... lane>
 [[gnu::always_inline]] inline Vec<Isa, T> interleave(Vec<Isa, T> even, Vec<Isa, T> odd,
                                                      std::integer_sequence<int, lane...>) {
