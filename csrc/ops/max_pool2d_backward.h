@@ -19,28 +19,54 @@ struct FirstPosition {
     }
 };
 
-// sums[index[i]] += grad[i] for i in [0, count). An index is compared before it is used, so a wrong
-// one writes nowhere; report(i) is told.
-template <class Isa, class T, class Report>
-[[gnu::always_inline]] inline void scatter_line(Compute<T>* sums, std::ptrdiff_t plane_size,
-                                                std::ptrdiff_t count, const T* grad,
-                                                std::ptrdiff_t grad_step, const std::int64_t* index,
-                                                std::ptrdiff_t index_step, const Report& report) {
-    for (std::ptrdiff_t i = 0; i < count; ++i) {
-        const std::int64_t at = index[i * index_step];
-        if (static_cast<std::uint64_t>(at) >= static_cast<std::uint64_t>(plane_size)) [[unlikely]] {
-            report(i);
-            continue;
-        }
-        sums[at] += element<Isa>(grad[i * grad_step]);
-    }
-}
-
 template <class Isa, class C>
 [[gnu::noinline]] void fill_zeros(C* p, std::ptrdiff_t count) {
     using V = Vec<Isa, C>;
     for_each_vec<Isa, V::size>(
         count, [&](std::ptrdiff_t i, auto lanes) { store_elements<Isa>(p + i, V::zero(), lanes); });
+}
+
+// The sums of one plane, set to zero shortly before they are used, while they are in the cache.
+template <class Isa, class C>
+struct PlaneSums {
+    C* sums;
+    std::ptrdiff_t size;
+    std::ptrdiff_t zeroed = 0;
+
+    void zero_until(std::ptrdiff_t end) {
+        end = smaller<Isa>(end, size);
+        if (end <= zeroed) return;
+        fill_zeros<Isa>(sums + zeroed, end - zeroed);
+        zeroed = end;
+    }
+    // Whether `at` lies in the plane; if it does, it has been set to zero.
+    [[gnu::noinline]] bool reaches(std::int64_t at) {
+        if (static_cast<std::uint64_t>(at) >= static_cast<std::uint64_t>(size)) return false;
+        zero_until(at + 1024);
+        return true;
+    }
+};
+
+// sums[index[i]] += grad[i] for i in [0, count). An index is compared before it is used, so a wrong
+// one writes nowhere; report(i) is told.
+template <class Isa, class T, class Report>
+[[gnu::always_inline]] inline void scatter_line(PlaneSums<Isa, Compute<T>>& plane,
+                                                std::ptrdiff_t count, const T* grad,
+                                                std::ptrdiff_t grad_step, const std::int64_t* index,
+                                                std::ptrdiff_t index_step, const Report& report) {
+    Compute<T>* const sums = plane.sums;
+    std::uint64_t zeroed = static_cast<std::uint64_t>(plane.zeroed);
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        const std::int64_t at = index[i * index_step];
+        if (static_cast<std::uint64_t>(at) >= zeroed) [[unlikely]] {
+            if (!plane.reaches(at)) {
+                report(i);
+                continue;
+            }
+            zeroed = static_cast<std::uint64_t>(plane.zeroed);
+        }
+        sums[at] += element<Isa>(grad[i * grad_step]);
+    }
 }
 
 // Adds plane by plane, in the plane of the result itself or in a copy of it: of float32 where the
@@ -67,7 +93,7 @@ void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                 const std::ptrdiff_t plane = range.plane();
                 char* const result = reinterpret_cast<char*>(grad_x + plane * plane_size);
                 C* const sums = writer.begin(result);
-                fill_zeros<Isa>(sums, plane_size);
+                PlaneSums<Isa, C> plane_sums{sums, plane_size};
                 const std::ptrdiff_t n = range.outer;
                 const std::ptrdiff_t c = range.inner;
                 for (std::ptrdiff_t oy = 0; oy < shape.out_h; ++oy) {
@@ -79,12 +105,13 @@ void scatter_planes(const Pool2dShape& shape, T* grad_x, const T* grad_y,
                         outside.report((plane * shape.out_h + oy) * shape.out_w + ox);
                     };
                     if (grad_stride.w == 1 && index_stride.w == 1) {
-                        scatter_line<Isa>(sums, plane_size, shape.out_w, g, 1, index, 1, report);
+                        scatter_line<Isa>(plane_sums, shape.out_w, g, 1, index, 1, report);
                     } else {
-                        scatter_line<Isa>(sums, plane_size, shape.out_w, g, grad_stride.w, index,
+                        scatter_line<Isa>(plane_sums, shape.out_w, g, grad_stride.w, index,
                                           index_stride.w, report);
                     }
                 }
+                plane_sums.zero_until(plane_size);
                 writer.end(result, sums, plane_size);
             }
             writer.end_task();
