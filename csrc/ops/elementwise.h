@@ -161,26 +161,28 @@ void apply_line(const ElementwisePlan<inputs + 1>& plan, std::ptrdiff_t begin, s
     }
 }
 
-// f(begin, end, offset) for parts [begin, end) of lines, offset[k] being where operand k has the
-// line's element 0.
+// f(begin, end, lines, offset) for parts [begin, end) of runs of lines: offset[k] is where operand
+// k has element 0 of the first, and the others follow at the stride of the last dimension but one.
 template <class Isa, Cost cost, int operands, class F>
-void for_each_line(const ElementwisePlan<operands>& plan, const F& f) {
+void for_each_run(const ElementwisePlan<operands>& plan, const F& f) {
     constexpr std::ptrdiff_t elementwise_task = static_cast<std::ptrdiff_t>(cost);
     const std::ptrdiff_t length = plan.line_length();
     std::ptrdiff_t lines = 1;
     for (int d = 0; d + 1 < plan.ndim; ++d) lines *= plan.size[d];
+    const std::ptrdiff_t inner = plan.ndim > 1 ? plan.size[plan.ndim - 2] : 1;
 
-    // A task is a part of a long line, or a run of short ones.
+    // A task is a part of a long line, or some short ones.
     const std::ptrdiff_t parts = (length + elementwise_task - 1) / elementwise_task;
     const std::ptrdiff_t lines_per_task = parts > 1 ? 1 : (elementwise_task + length - 1) / length;
-    const std::ptrdiff_t runs = (lines + lines_per_task - 1) / lines_per_task;
+    const std::ptrdiff_t tasks = (lines + lines_per_task - 1) / lines_per_task;
 
-    parallel_for<Isa>(runs * parts, [&](std::ptrdiff_t task) {
+    parallel_for<Isa>(tasks * parts, [&](std::ptrdiff_t task) {
         const std::ptrdiff_t begin = (task % parts) * elementwise_task;
         const std::ptrdiff_t end = min_of<Isa>(begin + elementwise_task, length);
         const std::ptrdiff_t first = (task / parts) * lines_per_task;
         const std::ptrdiff_t last = min_of<Isa>(first + lines_per_task, lines);
-        for (std::ptrdiff_t line = first; line < last; ++line) {
+        for (std::ptrdiff_t line = first, count; line < last; line += count) {
+            count = min_of<Isa>(last - line, inner - line % inner);
             std::ptrdiff_t offset[operands] = {};
             std::ptrdiff_t rest = line;
             for (int d = plan.ndim - 2; d >= 0; --d) {
@@ -188,9 +190,23 @@ void for_each_line(const ElementwisePlan<operands>& plan, const F& f) {
                     offset[k] += rest % plan.size[d] * plan.stride[k][d];
                 rest /= plan.size[d];
             }
-            f(begin, end, offset);
+            f(begin, end, count, offset);
         }
         stream_fence<Isa>();
+    });
+}
+
+// f(begin, end, offset) for parts [begin, end) of lines, offset[k] being where operand k has the
+// line's element 0.
+template <class Isa, Cost cost, int operands, class F>
+void for_each_line(const ElementwisePlan<operands>& plan, const F& f) {
+    for_each_run<Isa, cost>(plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end,
+                                      std::ptrdiff_t lines, std::ptrdiff_t(&offset)[operands]) {
+        for (; lines > 0; --lines) {
+            f(begin, end, offset);
+            if (lines == 1) return;
+            for (int k = 0; k < operands; ++k) offset[k] += plan.stride[k][plan.ndim - 2];
+        }
     });
 }
 
@@ -343,10 +359,71 @@ void leaky_relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* gra
                              });
 }
 
+// function(x..., weight) on lines of unit stride, one after the other, along which the weight has
+// unit stride too or is constant.
+template <class Isa, bool constant, int operands, Storage T, class Function>
+[[gnu::noinline]] void apply_weighted(const ElementwisePlan<operands>& plan, std::ptrdiff_t n,
+                                      std::ptrdiff_t lines, T* out,
+                                      const T* const (&in)[operands - 1],
+                                      const Function& shared_function) {
+    constexpr int inputs = operands - 1;
+    using V = Vec<Isa, Compute<T>>;
+    const Function function = shared_function;
+    const T* from[inputs];
+    for (int k = 0; k < inputs; ++k) from[k] = in[k];
+    for (;;) {
+        V weight = V::zero();
+        if constexpr (constant) weight = V::splat(load<Isa>(from[inputs - 1], FirstLanes{1})[0]);
+        for_each_vec<Isa, V::size>(
+            n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
+                if constexpr (!constant) weight = load<Isa>(from[inputs - 1] + i, lanes);
+                V values[inputs - 1];
+                for (int k = 0; k < inputs - 1; ++k) {
+                    __builtin_prefetch(from[k] + i + elementwise_ahead / sizeof(T));
+                    values[k] = load<Isa>(from[k] + i, lanes);
+                }
+                if constexpr (inputs == 2) {
+                    store<Isa>(out + i, function(values[0], weight), lanes);
+                } else {
+                    store<Isa>(out + i, function(values[0], values[1], weight), lanes);
+                }
+            });
+        if (--lines == 0) return;
+        out += plan.stride[0][plan.ndim - 2];
+        for (int k = 0; k < inputs; ++k) from[k] += plan.stride[k + 1][plan.ndim - 2];
+    }
+}
+
+// for_each_element where the last input, a weight for every channel, is constant along lines
+// (NCHW), or where lines are short (channels-last).
+template <class Isa, int inputs, Storage T, class Function>
+void for_each_weighted(const ElementwisePlan<inputs + 1>& plan, T* out,
+                       const T* const (&in)[inputs], const Function& function) {
+    bool unit_strides = true;
+    std::ptrdiff_t bytes = sizeof(T);
+    for (int k = 0; k < inputs; ++k) unit_strides = unit_strides && plan.line_stride(k) == 1;
+    for (int d = 0; d < plan.ndim; ++d) bytes *= plan.size[d];
+    const std::ptrdiff_t step = plan.line_stride(inputs);
+    if (!unit_strides || (step != 0 && step != 1) || bytes >= elementwise_stream_bytes) {
+        for_each_element<Isa, inputs>(plan, out, in, function);
+        return;
+    }
+    for_each_run<Isa, Cost::cheap>(
+        plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t lines,
+                  const std::ptrdiff_t(&offset)[inputs + 1]) {
+            const T* from[inputs];
+            for (int k = 0; k < inputs; ++k)
+                from[k] = in[k] + offset[k + 1] + begin * plan.line_stride(k + 1);
+            T* const to = out + offset[0] + begin;
+            step == 0 ? apply_weighted<Isa, true>(plan, end - begin, lines, to, from, function)
+                      : apply_weighted<Isa, false>(plan, end - begin, lines, to, from, function);
+        });
+}
+
 template <class Isa, Storage T>
 void prelu(const ElementwisePlan<3>& plan, T* y, const T* x, const T* weight) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2>(plan, y, {x, weight}, [](V v, V w) __attribute__((always_inline)) {
+    for_each_weighted<Isa, 2>(plan, y, {x, weight}, [](V v, V w) __attribute__((always_inline)) {
         return select(v > V::zero(), v, v * w);
     });
 }
@@ -355,10 +432,10 @@ template <class Isa, Storage T>
 void prelu_backward(const ElementwisePlan<4>& plan, T* grad_x, const T* grad_y, const T* x,
                     const T* weight) {
     using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 3>(plan, grad_x, {grad_y, x, weight},
-                             [](V g, V v, V w) __attribute__((always_inline)) {
-                                 return select(v > V::zero(), g, g * w);
-                             });
+    for_each_weighted<Isa, 3>(plan, grad_x, {grad_y, x, weight},
+                              [](V g, V v, V w) __attribute__((always_inline)) {
+                                  return select(v > V::zero(), g, g * w);
+                              });
 }
 
 template <class Isa, Storage T>
