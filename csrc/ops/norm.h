@@ -19,15 +19,11 @@ namespace stableops {
     return group * a.group_step + plane * a.plane_step + position * a.position_step;
 }
 
-// For y as it is, and y rectified: v where it is above this, and this elsewhere; NaN is NaN.
-template <class Isa>
-[[gnu::always_inline]] inline Vec<Isa, double> floor_of(bool rectify) {
-    return Vec<Isa, double>::splat(rectify ? 0 : -__builtin_inf());
-}
-template <class Isa>
-[[gnu::always_inline]] inline Vec<Isa, double> at_least(Vec<Isa, double> floor,
-                                                        Vec<Isa, double> v) {
-    return select(v <= floor, floor, v);
+// v, or 0 where v is not above it; NaN is NaN.
+template <bool rectify, class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> rectified(Vec<Isa, double> v) {
+    if constexpr (!rectify) return v;
+    return select(v <= Vec<Isa, double>::zero(), Vec<Isa, double>::zero(), v);
 }
 
 template <class Isa, class C>
@@ -45,12 +41,12 @@ template <class Isa, class C>
 }
 
 // A segment of a row.
-template <class Isa, class C>
-void emit_segment(SegmentData<C> y, SegmentData<C> x, const Segment& s, const NormAffine& affine,
-                  std::ptrdiff_t group, const RowStatistics<Isa>& r) {
+template <bool rectify, class Isa, class C>
+[[gnu::noinline]] void emit_segment(SegmentData<C> y, SegmentData<C> x, const Segment& s,
+                                    const NormAffine& affine, std::ptrdiff_t group,
+                                    const RowStatistics<Isa>& r) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
-    const D floor = floor_of<Isa>(affine.rectify);
     for (std::ptrdiff_t k = 0; k < s.planes; ++k) {
         const C* from = x.data + k * x.pitch;
         C* to = y.data + k * y.pitch;
@@ -79,7 +75,7 @@ void emit_segment(SegmentData<C> y, SegmentData<C> x, const Segment& s, const No
                     W v = centred<Isa, C>(load_wide<Isa>(from + i, lanes), r);
 #pragma GCC unroll 2
                     for (int j = 0; j < W::parts; ++j)
-                        v.part[j] = at_least(floor, v.part[j] * scale + shift);
+                        v.part[j] = rectified<rectify>(v.part[j] * scale + shift);
                     store_wide(to + i, v, lanes);
                 });
         }
@@ -91,8 +87,10 @@ void emit_part(const NormShape& shape, const NormOperand& y, const NormOperand& 
                const NormAffine& affine, std::ptrdiff_t row, const Segment& s,
                const RowStatistics<Isa>& r, C* scratch) {
     const SegmentData<C> to = segment_to_write<Isa>(shape, y, row, s, scratch + segment_columns);
-    emit_segment<Isa, C>(to, read_segment<Isa>(shape, x, row, s, scratch), s, affine,
-                         row % shape.groups, r);
+    const SegmentData<C> from = read_segment<Isa>(shape, x, row, s, scratch);
+    const std::ptrdiff_t group = row % shape.groups;
+    affine.rectify ? emit_segment<true, Isa, C>(to, from, s, affine, group, r)
+                   : emit_segment<false, Isa, C>(to, from, s, affine, group, r);
     write_segment<Isa>(shape, y, row, s, scratch + segment_columns);
 }
 
@@ -234,13 +232,13 @@ struct StripConstants {
 };
 
 // All channels at once, position by position, from position `begin` of a plane on.
-template <class Isa, class C>
-void emit_across(const NormOperand& y, const NormOperand& x, std::ptrdiff_t channels,
-                 std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t y_offset,
-                 std::ptrdiff_t x_offset, const StripConstants& c, bool rectify = false) {
+template <class Isa, class C, bool rectify = false>
+[[gnu::noinline]] void emit_across(const NormOperand& y, const NormOperand& x,
+                                   std::ptrdiff_t channels, std::ptrdiff_t begin,
+                                   std::ptrdiff_t end, std::ptrdiff_t y_offset,
+                                   std::ptrdiff_t x_offset, const StripConstants& c) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
-    const D floor = floor_of<Isa>(rectify);
     for (std::ptrdiff_t i = begin; i < end; ++i) {
         const C* from = reinterpret_cast<const C*>(x.data + x_offset + i * x.length_stride[0]);
         C* to = reinterpret_cast<C*>(y.data + y_offset + i * y.length_stride[0]);
@@ -253,7 +251,7 @@ void emit_across(const NormOperand& y, const NormOperand& x, std::ptrdiff_t chan
                     D d = v.part[k] - loadu<Isa>(c.mean + at);
                     if constexpr (sizeof(C) == 8) d = d - loadu<Isa>(c.rest + at);
                     v.part[k] =
-                        at_least(floor, d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at));
+                        rectified<rectify>(d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at));
                 }
                 store_wide(to + g, v, lanes);
             });
@@ -536,10 +534,11 @@ void transform(const NormShape& shape, const NormOperand& y, const NormOperand& 
         c.scale[g] = affine.weight ? r.rstd[0] * affine.weight[g] : r.rstd[0];
         c.shift[g] = affine.bias ? affine.bias[g] : 0;
     }
+    const auto emit = affine.rectify ? emit_across<Isa, C, true> : emit_across<Isa, C, false>;
     for_positions<Isa>(shape.planes, shape.length, groups,
                        [&](std::ptrdiff_t plane, std::ptrdiff_t begin, std::ptrdiff_t end) {
-                           emit_across<Isa, C>(y, x, groups, begin, end, plane * y.plane_stride,
-                                               plane * x.plane_stride, c, affine.rectify);
+                           emit(y, x, groups, begin, end, plane * y.plane_stride,
+                                plane * x.plane_stride, c);
                        });
     if (!extreme) return;
     for (std::ptrdiff_t g = 0; g < groups; ++g)

@@ -167,6 +167,10 @@ template <class Isa, class C, class L>
 [[gnu::always_inline]] inline void store_wide(C* p, const Wide<Isa, C>& v, L lanes) {
     if constexpr (sizeof(C) == 8) {
         store<Isa>(p, v.part[0], lanes);
+    } else if constexpr (std::is_same_v<L, AllLanes>) {
+        // Two stores take less than joining the halves and one.
+        store_narrowed(p, v.part[0]);
+        store_narrowed(p + v.size / v.parts, v.part[1]);
     } else {
         store<Isa>(p, narrow(v.part[0], v.part[1]), lanes);
     }
