@@ -68,6 +68,33 @@ def test_canonical_bits_of_gradients(problem, seed):
     assert same_bits(gb, ref.grad_bias_canonical(g))
 
 
+@pytest.mark.parametrize("padding", [0, 1, ((1, 0), (2, 1))])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2), (3, 2)])
+@pytest.mark.parametrize("size", [(3, 5), (8, 16), (15, 33), (16, 40)])
+def test_canonical_bits_of_depthwise_planes(size, stride, padding):
+    rng = np.random.default_rng(0)
+    settings = {"stride": stride, "padding": padding, "groups": 3}
+    x, w, bias = random(rng, (2, 3, *size)), random(rng, (3, 1, 3, 3)), random(rng, 3)
+    w[1, 0, 0, 2] = np.inf
+    y = so.conv2d(x, w, bias, **settings)
+    with np.errstate(invalid="ignore"):
+        assert same_bits(y, ref.conv2d_canonical(x, w, bias, **settings))
+    w[1, 0, 0, 2] = 1
+    g = random(rng, y.shape)
+    gx = so.conv2d_backward(g, x, w, **settings)[0]
+    assert same_bits(gx, ref.grad_input_canonical(g, x.shape, w, **settings))
+
+
+@pytest.mark.parametrize("channels", [16, 37])
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 5), (5, 1)])
+def test_channels_last_weights(channels, kernel):
+    rng = np.random.default_rng(0)
+    x, w = random(rng, (2, channels, 9, 9)), random(rng, (70, channels, *kernel))
+    y = so.conv2d(x, w)
+    assert same_bits(so.conv2d(x, channels_last(w)), y)
+    assert same_bits(so.conv2d(x, so.pack_conv2d_weight(channels_last(w))), y)
+
+
 @pytest.mark.parametrize(
     ("x_shape", "w_shape", "settings"),
     [

@@ -59,11 +59,45 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
         });
         return;
     }
-    const DirectPlan direct = plan_direct<Isa>(first, groups);
+    // Where masked loads are instructions.
+    if constexpr (std::is_same_v<T, Compute<T>> && Isa::bytes > 16) {
+        if (problems == 1 && is_depthwise_plane<Isa>(first)) {
+            // These sums run at about a quarter of a large tile's rate.
+            const std::ptrdiff_t share = larger(task_work / 4 / (9 * first.w.out), 1);
+            const std::ptrdiff_t rows = smaller(share, first.h.out);
+            const std::ptrdiff_t row_blocks = ceil_div(first.h.out, rows);
+            const std::ptrdiff_t group_blocks = ceil_div(groups, larger(share / rows, 1));
+            parallel_for<Isa>(first.images * row_blocks * group_blocks, [&](std::ptrdiff_t task) {
+                const std::ptrdiff_t h = task % row_blocks * rows;
+                const std::ptrdiff_t block = task / row_blocks % group_blocks;
+                depthwise_planes<Isa>(first, steps, task / row_blocks / group_blocks, h,
+                                      smaller(h + rows, first.h.out), groups * block / group_blocks,
+                                      groups * (block + 1) / group_blocks);
+            });
+            return;
+        }
+        bool pairs = problems % 2 == 0;
+        for (std::ptrdiff_t i = 0; pairs && i < problems; i += 2)
+            pairs = is_depthwise_pair<Isa>(problem(i), problem(i + 1));
+        if (pairs) {
+            const std::ptrdiff_t share =
+                task_work / 4 / larger(first.terms() * problems * first.h.out * first.w.out, 1);
+            const std::ptrdiff_t blocks = ceil_div(groups, larger(share, 1));
+            parallel_for<Isa>(first.images * blocks, [&](std::ptrdiff_t task) {
+                const std::ptrdiff_t block = task % blocks;
+                for (std::ptrdiff_t i = 0; i < problems; i += 2)
+                    depthwise_pair<Isa>(problem(i), problem(i + 1), steps, task / blocks,
+                                        groups * block / blocks, groups * (block + 1) / blocks);
+            });
+            return;
+        }
+    }
+    const DirectPlan direct = plan_direct<Isa>(first, groups, problems);
     if (prefer_direct<Isa>(first) && direct.tasks() > 0) {
-        parallel_for<Isa>(problems * direct.tasks(), [&](std::ptrdiff_t task) {
-            correlate_direct<Isa>(problem(task / direct.tasks()), steps, groups, direct,
-                                  task % direct.tasks());
+        // All phases of a block in one task: they share its lines of y.
+        parallel_for<Isa>(direct.tasks(), [&](std::ptrdiff_t task) {
+            for (std::ptrdiff_t i = 0; i < problems; ++i)
+                correlate_direct<Isa>(problem(i), steps, groups, direct, task);
         });
         return;
     }

@@ -1,6 +1,7 @@
 #pragma once
-// Depthwise layers (one channel a group) where lanes are channels: the correlation of channels-last
-// images, and the gradient of the weight in any layout.
+// Depthwise layers (one channel a group): the correlation of channels-last images and the gradient
+// of the weight in any layout, where lanes are channels, and the 3x3 correlation of planes, where
+// lanes are columns.
 #include "conv_direct.h"
 #include "conv_weight_grad.h"
 
@@ -111,6 +112,217 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
         for (std::ptrdiff_t c = 0; c < channels; ++c)
             repair_borders<Isa>(of_group<Isa>(p, steps, c), {image, h, 0, 0, 1, 1, p.w.out, 1});
     }
+}
+
+// Outputs of a column of planes: they and the nine weights stay in registers.
+template <class Isa>
+constexpr int column_rows = Isa::bytes == 64 ? 7 : 4;
+
+// sums[i][lane] = sum over r and s of weight[3 r + s] * (tap s of input row[i * stride + r]). Each
+// input row is loaded once, for the up to three outputs that read it. Tap s of neighbouring outputs
+// is at place + s * tap_step; with a stride of 2, even and odd lanes are told apart here.
+template <class Isa, class T, int stride, int rows>
+[[gnu::noinline]] void column_tile(T* __restrict sums, const T* const* __restrict row,
+                                   std::ptrdiff_t place, std::ptrdiff_t tap_step,
+                                   const Mask<Isa, T>* __restrict mask,
+                                   const T* __restrict weight) {
+    using V = Vec<Isa, T>;
+    constexpr int n = V::size;
+    V factor[9];
+    V acc[rows];
+#pragma GCC unroll 9
+    for (int t = 0; t < 9; ++t) factor[t] = V::splat(weight[t]);
+#pragma GCC unroll 16
+    for (int h = 0; h < (rows - 1) * stride + 3; ++h) {
+        const T* from = row[h] + place;
+        V x[3];
+        if constexpr (stride == 1) {
+#pragma GCC unroll 3
+            for (int s = 0; s < 3; ++s) x[s] = load_masked(from + s * tap_step, mask[s]);
+        } else {
+            const V a = load_masked(from, mask[0]);
+            const V b = load_masked(from + n, mask[1]);
+            x[0] = even_lanes(a, b);
+            x[1] = odd_lanes(a, b);
+            x[2] = even_lanes(load_masked(from + 2, mask[2]), load_masked(from + n + 2, mask[3]));
+        }
+#pragma GCC unroll 3
+        for (int r = 0; r < 3; ++r) {
+            const int i = (h - r) / stride;
+            if (h < r || (h - r) % stride != 0 || i >= rows) continue;
+            if (r == 0) acc[i] = V::zero();
+#pragma GCC unroll 3
+            for (int s = 0; s < 3; ++s) acc[i] = fma(factor[3 * r + s], x[s], acc[i]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) storeu(sums + i * n, acc[i]);
+}
+
+template <class Isa, class T>
+using ColumnTile = void (*)(T*, const T* const*, std::ptrdiff_t, std::ptrdiff_t,
+                            const Mask<Isa, T>*, const T*);
+
+template <class Isa, class T, int rows = column_rows<Isa>>
+ColumnTile<Isa, T> column_tile_function(std::ptrdiff_t wanted, std::ptrdiff_t stride) {
+    if constexpr (rows > 1) {
+        if (wanted != rows) return column_tile_function<Isa, T, rows - 1>(wanted, stride);
+    }
+    return stride == 1 ? column_tile<Isa, T, 1, rows> : column_tile<Isa, T, 2, rows>;
+}
+
+template <class Isa, class T>
+bool is_depthwise_plane(const Correlation<T>& p) {
+    return p.in_channels == 1 && p.out_channels == 1 && p.h.taps == 3 && p.w.taps == 3 &&
+           p.x_stride.w == 1 && p.h.stride == p.w.stride && p.h.step == p.w.step &&
+           ((p.h.step == 1 && p.h.stride <= 2) || (p.h.step == -1 && p.h.stride == 1));
+}
+
+// Output rows [h0, h1) of channels [g0, g1) of one image.
+template <class Isa, class T>
+void depthwise_planes(const Correlation<T>& p, const GroupSteps& steps, std::ptrdiff_t image,
+                      std::ptrdiff_t h0, std::ptrdiff_t h1, std::ptrdiff_t g0, std::ptrdiff_t g1) {
+    using V = Vec<Isa, T>;
+    constexpr std::ptrdiff_t n = V::size;
+    constexpr std::ptrdiff_t size = sizeof(T);
+    constexpr int most_rows = column_rows<Isa>;
+    const std::ptrdiff_t vectors = ceil_div(p.w.out, n);
+    char* scratch = static_cast<char*>(thread_scratch(
+        static_cast<std::size_t>((p.w.in + most_rows * n + 4 * vectors * n) * size + 3 * 64)));
+    T* zeros = carve<T>(scratch, p.w.in);
+    T* sums = carve<T>(scratch, most_rows * n);
+    Mask<Isa, T>* mask = carve<Mask<Isa, T>>(scratch, 4 * vectors);
+    fill_zero<Isa>(zeros, p.w.in);
+    for (std::ptrdiff_t i = 0; i < 4 * vectors; ++i) {
+        const std::ptrdiff_t load = p.w.stride == 1 ? i % 4 * p.w.step : i % 2 * n + i % 4 / 2 * 2;
+        const std::ptrdiff_t column = i / 4 * n * p.w.stride + p.w.first + load;
+        for (std::ptrdiff_t lane = 0; lane < n; ++lane)
+            mask[i].raw[lane] = column + lane >= 0 && column + lane < p.w.in ? -1 : 0;
+    }
+    bool any_nan = false;
+    for (std::ptrdiff_t g = g0; g < g1; ++g) {
+        const T* x = p.x + image * p.x_stride.n + g * steps.x;
+        T* y = p.y + image * p.y_stride.n + g * steps.y;
+        T weight[9];
+        for (std::ptrdiff_t t = 0; t < 9; ++t)
+            weight[t] = p.weight.data[g * steps.weight + t / 3 * p.weight.stride[1] +
+                                      t % 3 * p.weight.stride[2]];
+        const V bias = V::splat(p.bias ? p.bias[g * steps.bias] : T{0});
+        for (std::ptrdiff_t h = h0, tall; h < h1; h += tall) {
+            tall = ceil_div(h1 - h, ceil_div(h1 - h, most_rows));
+            // Taps that go backwards: so do the outputs, for the sake of the order of terms.
+            const std::ptrdiff_t begin = p.h.step < 0 ? h + tall - 1 : h;
+            const T* row[2 * most_rows + 1];
+            for (std::ptrdiff_t i = 0; i < (tall - 1) * p.h.stride + 3; ++i) {
+                const std::ptrdiff_t at = begin * p.h.stride + p.h.first + i * p.h.step;
+                row[i] = at >= 0 && at < p.h.in ? x + at * p.x_stride.h : zeros;
+            }
+            const ColumnTile<Isa, T> tile = column_tile_function<Isa, T>(tall, p.h.stride);
+            for (std::ptrdiff_t j = 0; j < vectors; ++j) {
+                tile(sums, row, j * n * p.w.stride + p.w.first, p.w.step, mask + 4 * j, weight);
+                if (p.outside_is_nothing && !any_nan) any_nan = has_nan<Isa>(sums, tall);
+                const FirstLanes lanes{static_cast<int>(smaller(n, p.w.out - j * n))};
+                for (std::ptrdiff_t i = 0; i < tall; ++i) {
+                    V v = loadu<Isa>(sums + i * n);
+                    if (p.bias) v = v + bias;
+                    store_output<Isa>(
+                        y + (begin + i * p.h.step) * p.y_stride.h + j * n * p.y_stride.w,
+                        p.y_stride.w, v, p.epilogue, lanes);
+                }
+            }
+        }
+    }
+    if (!any_nan) return;
+    for (std::ptrdiff_t g = g0; g < g1; ++g)
+        repair_borders<Isa>(of_group<Isa>(p, steps, g), {image, h0, 0, 0, 1, h1 - h0, p.w.out, 1});
+}
+
+// The gradient of the input of a depthwise layer with a column stride of 2: even and odd columns
+// are two phases, interleaved where they are stored. Sums of one block of terms.
+template <class Isa, class T>
+bool is_depthwise_pair(const Correlation<T>& even, const Correlation<T>& odd) {
+    return even.in_channels == 1 && even.out_channels == 1 && even.x_stride.w == 1 &&
+           even.y_stride.w == 2 && odd.y == even.y + 1 && even.w.stride == 1 &&
+           even.h.stride == 1 && odd.h.out == even.h.out && odd.h.taps == even.h.taps &&
+           odd.h.first == even.h.first && larger(even.terms(), odd.terms()) <= block_terms &&
+           !even.epilogue.add && !even.epilogue.rectify;
+}
+
+// All output rows of channels [g0, g1) of one image.
+template <class Isa, class T>
+void depthwise_pair(const Correlation<T>& even, const Correlation<T>& odd, const GroupSteps& steps,
+                    std::ptrdiff_t image, std::ptrdiff_t g0, std::ptrdiff_t g1) {
+    using V = Vec<Isa, T>;
+    constexpr std::ptrdiff_t n = V::size;
+    constexpr std::ptrdiff_t size = sizeof(T);
+    const Correlation<T>* const phase[2] = {&even, &odd};
+    const std::ptrdiff_t vectors = ceil_div(even.w.out, n);
+    const std::ptrdiff_t taps = even.w.taps + odd.w.taps;
+    const std::ptrdiff_t rows = even.h.taps;
+    char* scratch = static_cast<char*>(thread_scratch(
+        static_cast<std::size_t>((even.w.in + taps * rows + vectors * taps * n) * size +
+                                 rows * static_cast<std::ptrdiff_t>(sizeof(const T*)) + 4 * 64)));
+    T* zeros = carve<T>(scratch, even.w.in);
+    T* weight = carve<T>(scratch, taps * rows);
+    const T** row = carve<const T*>(scratch, rows);
+    Mask<Isa, T>* mask = carve<Mask<Isa, T>>(scratch, vectors * taps);
+    fill_zero<Isa>(zeros, even.w.in);
+    for (std::ptrdiff_t i = 0; i < vectors * taps; ++i) {
+        const bool second = i % taps >= even.w.taps;
+        const Axis& w = second ? odd.w : even.w;
+        const std::ptrdiff_t tap = i % taps - (second ? even.w.taps : 0);
+        const std::ptrdiff_t column = i / taps * n + w.first + tap * w.step;
+        for (std::ptrdiff_t lane = 0; lane < n; ++lane)
+            mask[i].raw[lane] = column + lane >= 0 && column + lane < w.in ? -1 : 0;
+    }
+    bool any_nan = false;
+    for (std::ptrdiff_t g = g0; g < g1; ++g) {
+        T* factor = weight;
+        for (const Correlation<T>* p : phase)
+            for (std::ptrdiff_t t = 0; t < p->h.taps * p->w.taps; ++t)
+                *factor++ = p->weight.data[g * steps.weight + t / p->w.taps * p->weight.stride[1] +
+                                           t % p->w.taps * p->weight.stride[2]];
+        const V bias = V::splat(even.bias ? even.bias[g * steps.bias] : T{0});
+        for (std::ptrdiff_t h = 0; h < even.h.out; ++h) {
+            const T* x = even.x + image * even.x_stride.n + g * steps.x;
+            for (std::ptrdiff_t r = 0; r < rows; ++r) {
+                const std::ptrdiff_t at = h + even.h.first + r * even.h.step;
+                row[r] = at >= 0 && at < even.h.in ? x + at * even.x_stride.h : zeros;
+            }
+            T* y = even.y + image * even.y_stride.n + g * steps.y + h * even.y_stride.h;
+            for (std::ptrdiff_t j = 0; j < vectors; ++j) {
+                V v[2];
+                factor = weight;
+                const Mask<Isa, T>* inside = mask + j * taps;
+#pragma GCC unroll 2
+                for (int i = 0; i < 2; ++i) {
+                    const Axis& w = phase[i]->w;
+                    V acc = V::zero();
+                    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+                        const T* from = row[r] + j * n + w.first;
+                        for (std::ptrdiff_t s = 0; s < w.taps; ++s)
+                            acc = fma(V::splat(*factor++),
+                                      load_masked(from + s * w.step, inside[s]), acc);
+                    }
+                    if (even.outside_is_nothing && !any_nan) any_nan = any(is_nan(acc));
+                    if (even.bias) acc = acc + bias;
+                    v[i] = acc;
+                    inside += w.taps;
+                }
+                const std::ptrdiff_t left = even.w.out + odd.w.out - 2 * j * n;
+                store_first(y + 2 * j * n, interleave_low(v[0], v[1]),
+                            static_cast<int>(smaller(left, n)));
+                if (left > n)
+                    store_first(y + (2 * j + 1) * n, interleave_high(v[0], v[1]),
+                                static_cast<int>(smaller(left - n, n)));
+            }
+        }
+    }
+    if (!any_nan) return;
+    for (const Correlation<T>* p : phase)
+        for (std::ptrdiff_t g = g0; g < g1; ++g)
+            repair_borders<Isa>(of_group<Isa>(*p, steps, g),
+                                {image, 0, 0, 0, 1, p->h.out, p->w.out, 1});
 }
 
 // sums[i][lane] = sum over p of x[offset[p] + tap[i] + lane] * y[p][lane]; `resume` as in

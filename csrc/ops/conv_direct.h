@@ -104,9 +104,9 @@ struct DirectPlan {
     }
 };
 
-// No task if the window would be too large.
+// Of a task that computes `problems` phases. No task if the window would be too large.
 template <class Isa, class T>
-DirectPlan plan_direct(const Correlation<T>& p, std::ptrdiff_t groups) {
+DirectPlan plan_direct(const Correlation<T>& p, std::ptrdiff_t groups, std::ptrdiff_t problems) {
     constexpr std::ptrdiff_t size = sizeof(Compute<T>);
     DirectPlan plan{};
     // Short sums are bound by loads, so they read from L1; long ones reuse what they load.
@@ -121,10 +121,12 @@ DirectPlan plan_direct(const Correlation<T>& p, std::ptrdiff_t groups) {
     plan.window_groups = smaller(larger(budget / larger(window, 1), 1), groups);
     // Direct sums run at about a quarter of a large tile's rate.
     const std::ptrdiff_t work =
-        larger(plan.rows * p.w.out * larger(p.terms(), 4) * p.out_channels, 1);
+        larger(problems * plan.rows * p.w.out * larger(p.terms(), 4) * p.out_channels, 1);
     const std::ptrdiff_t units = larger(task_work / 8 / work, 1);
     plan.groups = smaller(ceil_div(units, plan.window_groups) * plan.window_groups, groups);
     plan.group_blocks = ceil_div(groups, plan.groups);
+    plan.groups = ceil_div(groups, plan.group_blocks);
+    plan.groups = ceil_div(plan.groups, plan.window_groups) * plan.window_groups;
     plan.images = smaller(larger(units / plan.groups, 1), p.images);
     plan.image_blocks = ceil_div(p.images, plan.images);
     return plan;

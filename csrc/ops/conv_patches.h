@@ -4,6 +4,7 @@
 // and pays for itself: borders, strides, dilation, layout and storage type end here, and each
 // element that a tile broadcasts is one address away from the next.
 #include "../conv2d_shape.h"
+#include "../simd/shuffle.h"
 #include "gemm.h"
 
 namespace stableops {
@@ -120,21 +121,6 @@ template <class Isa, class C>
         count, [&](std::ptrdiff_t i, auto lanes) { store(to + i, Vec<Isa, C>::zero(), lanes); });
 }
 
-// Every other element: two vectors in, their even lanes out.
-template <class Isa, class T>
-[[gnu::always_inline]] inline Vec<Isa, T> even_lanes(Vec<Isa, T> a, Vec<Isa, T> b) {
-    if constexpr (Vec<Isa, T>::size == 2) {
-        return {__builtin_shufflevector(a.raw, b.raw, 0, 2)};
-    } else if constexpr (Vec<Isa, T>::size == 4) {
-        return {__builtin_shufflevector(a.raw, b.raw, 0, 2, 4, 6)};
-    } else if constexpr (Vec<Isa, T>::size == 8) {
-        return {__builtin_shufflevector(a.raw, b.raw, 0, 2, 4, 6, 8, 10, 12, 14)};
-    } else {
-        return {__builtin_shufflevector(a.raw, b.raw, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
-                                        26, 28, 30)};
-    }
-}
-
 template <class Isa, class T>
 [[gnu::always_inline]] inline void copy_line(Compute<T>* to, const T* from, std::ptrdiff_t stride,
                                              std::ptrdiff_t count) {
@@ -171,10 +157,17 @@ void copy_columns(Compute<T>* to, std::ptrdiff_t to_channel, const T* row, std::
     const std::ptrdiff_t first = place + before * step;
     const std::ptrdiff_t inside =
         smaller(first < in ? ceil_div(in - first, step) : 0, count - before);
+    constexpr std::ptrdiff_t n = Vec<Isa, Compute<T>>::size;
     const T* from = inside > 0 ? row + first * stride : row;
     for (std::ptrdiff_t c = 0; c < channels; ++c) {
-        if (inside < count) fill_zero<Isa>(to, count);
-        if (inside > 0) copy_line<Isa>(to + before, from, step * stride, inside);
+        fill_zero<Isa>(to, before);
+        if (step * stride == 1 && count - before <= n) {
+            store(to + before, load<Isa>(from, FirstLanes{static_cast<int>(inside)}),
+                  FirstLanes{static_cast<int>(count - before)});
+        } else {
+            copy_line<Isa>(to + before, from, step * stride, inside);
+            fill_zero<Isa>(to + before + inside, count - before - inside);
+        }
         to += to_channel;
         from += row_channel;
     }

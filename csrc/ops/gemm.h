@@ -300,6 +300,23 @@ void pack_panel(Compute<T>* panel, const TermMatrix<T>& m, std::ptrdiff_t lane,
                 std::ptrdiff_t lanes, std::ptrdiff_t first, std::ptrdiff_t last, int vectors) {
     const std::ptrdiff_t pitch = vectors * Vec<Isa, Compute<T>>::size;
     const T* source = m.data + lane * m.lane_stride;
+    if (m.count[0] == 1 && m.count[2] > 1 && m.stride[1] == 1 && m.lane_stride != 1 &&
+        m.stride[2] != 1) {
+        // Channels-last weights: those of one tap are neighbours. A vector of channels at all taps
+        // before the next, so that what is written stays in L1.
+        constexpr std::ptrdiff_t n = Vec<Isa, Compute<T>>::size;
+        const std::ptrdiff_t taps = m.count[2];
+        for (std::ptrdiff_t c = first / taps; c * taps < last; c += n)
+            for (std::ptrdiff_t tap = 0; tap < taps; ++tap) {
+                const std::ptrdiff_t begin = larger(c, ceil_div(first - tap, taps));
+                const std::ptrdiff_t end = smaller(c + n, ceil_div(last - tap, taps));
+                if (begin < end)
+                    pack_run<Isa>(panel + (begin * taps + tap - first) * pitch,
+                                  source + begin + tap * m.stride[2], m.lane_stride, 1, lanes,
+                                  end - begin, vectors, m.end, taps * pitch);
+            }
+        return;
+    }
     for (std::ptrdiff_t t = first; t < last;) {
         const std::ptrdiff_t inner = t % m.count[2];
         const std::ptrdiff_t middle = t / m.count[2] % m.count[1];

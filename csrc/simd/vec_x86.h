@@ -178,6 +178,27 @@ template <class Isa, class T>
     }
 }
 
+// The lanes where the mask is set; the others are 0, and their memory is not touched.
+template <class Isa, class T>
+[[gnu::always_inline]] inline Vec<Isa, T> load_masked(const T* p, Mask<Isa, T> mask) {
+    Vec<Isa, T> v = Vec<Isa, T>::zero();
+    if constexpr (Isa::bytes == 64 && sizeof(T) == 4) {
+        v.raw = reinterpret_cast<typename Vec<Isa, T>::Raw>(
+            _mm512_maskz_loadu_epi32(_mm512_movepi32_mask(reinterpret_cast<__m512i>(mask.raw)), p));
+    } else if constexpr (Isa::bytes == 64) {
+        v.raw = reinterpret_cast<typename Vec<Isa, T>::Raw>(
+            _mm512_maskz_loadu_epi64(_mm512_movepi64_mask(reinterpret_cast<__m512i>(mask.raw)), p));
+    } else if constexpr (Isa::bytes == 32 && sizeof(T) == 4) {
+        v.raw = reinterpret_cast<typename Vec<Isa, T>::Raw>(_mm256_maskload_epi32(
+            reinterpret_cast<const int*>(p), reinterpret_cast<__m256i>(mask.raw)));
+    } else {
+        static_assert(Isa::bytes == 32);
+        v.raw = reinterpret_cast<typename Vec<Isa, T>::Raw>(_mm256_maskload_epi64(
+            reinterpret_cast<const long long*>(p), reinterpret_cast<__m256i>(mask.raw)));
+    }
+    return v;
+}
+
 template <class Isa, class T, class Half>
 [[gnu::always_inline]] inline Vec<Isa, T> join_halves(Half low, Half high) {
     using Raw = typename Vec<Isa, T>::Raw;
