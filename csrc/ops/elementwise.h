@@ -72,21 +72,62 @@ void scatter_line(std::ptrdiff_t n, T* to, std::ptrdiff_t stride, const T* from)
     for (std::ptrdiff_t i = 0; i < n; ++i) to[i * stride] = from[i];
 }
 
-// function(in[0][i], in[1][i], ...) for the lanes from i on.
-template <class Isa, int inputs, Storage T, class Function, class Lanes>
-[[gnu::always_inline]] inline Vec<Isa, Compute<T>> value_at(std::ptrdiff_t i, Lanes lanes,
-                                                            const T* const (&in)[inputs],
-                                                            const Function& function) {
-    for (int k = 0; k < inputs; ++k) __builtin_prefetch(in[k] + i + elementwise_ahead / sizeof(T));
+// f(the lanes from i on of every operand).
+template <class Isa, int inputs, Storage T, class Lanes, class F>
+[[gnu::always_inline]] inline Vec<Isa, Compute<T>> of_operands(std::ptrdiff_t i, Lanes lanes,
+                                                               const T* const (&in)[inputs],
+                                                               const F& f) {
     if constexpr (inputs == 1) {
-        return function(load<Isa>(in[0] + i, lanes));
+        return f(load<Isa>(in[0] + i, lanes));
     } else if constexpr (inputs == 2) {
-        return function(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes));
+        return f(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes));
     } else {
         static_assert(inputs == 3);
-        return function(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes),
-                        load<Isa>(in[2] + i, lanes));
+        return f(load<Isa>(in[0] + i, lanes), load<Isa>(in[1] + i, lanes),
+                 load<Isa>(in[2] + i, lanes));
     }
+}
+
+// function of `vectors` times the lanes from i on, whose results go to put(j, y). A function that
+// has a tentative() way takes it for all of them before one test: without a branch between them
+// their operations can go side by side, and each is a chain too long for the processor to begin
+// the next one by itself.
+template <class Isa, int vectors, int inputs, Storage T, class Function, class Lanes, class Put>
+[[gnu::always_inline]] inline void apply_at(std::ptrdiff_t i, Lanes lanes,
+                                            const T* const (&in)[inputs], const Function& function,
+                                            const Put& put) {
+    using V = Vec<Isa, Compute<T>>;
+    V y[vectors];
+    bool doubtful[vectors] = {};
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+        const std::ptrdiff_t j = i + v * V::size;
+        for (int k = 0; k < inputs; ++k)
+            __builtin_prefetch(in[k] + j + elementwise_ahead / sizeof(T));
+        y[v] = of_operands<Isa>(j, lanes, in, [&](auto... x) __attribute__((always_inline)) {
+            if constexpr (requires { function.tentative(x..., doubtful[v]); }) {
+                return function.tentative(x..., doubtful[v]);
+            } else {
+                return function(x...);
+            }
+        });
+    }
+    bool any = false;
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) any = any | doubtful[v];
+    if (any) [[unlikely]] {
+        for (int v = 0; v < vectors; ++v)
+            y[v] = of_operands<Isa>(i + v * V::size, lanes, in,
+                                    [&](auto... x) __attribute__((always_inline)) {
+                                        if constexpr (requires { function.careful(x...); }) {
+                                            return function.careful(x...);
+                                        } else {
+                                            return function(x...);
+                                        }
+                                    });
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) put(i + v * V::size, y[v]);
 }
 
 // out[i] = function(in[0][i], in[1][i], ...) on contiguous operands. Out of line, so that each
@@ -97,10 +138,16 @@ template <class Isa, int inputs, Storage T, class Function, class Lanes>
 template <class Isa, int inputs, Storage T, class Function>
 [[gnu::noinline]] void apply_contiguous(std::ptrdiff_t n, T* out, const T* const (&in)[inputs],
                                         const Function& shared_function) {
+    constexpr int size = Vec<Isa, Compute<T>>::size;
     const Function function = shared_function;
-    for_each_vec<Isa, Vec<Isa, Compute<T>>::size>(
-        n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
-            store<Isa>(out + i, value_at<Isa>(i, lanes, in, function), lanes);
+    std::ptrdiff_t i = 0;
+    for (; i + 2 * size <= n; i += 2 * size)
+        apply_at<Isa, 2>(i, AllLanes{}, in, function,
+                         [&](std::ptrdiff_t j, auto y) { store<Isa>(out + j, y, AllLanes{}); });
+    for_each_vec<Isa, size>(
+        n - i, [&](std::ptrdiff_t j, auto lanes) __attribute__((always_inline)) {
+            apply_at<Isa, 1>(i + j, lanes, in, function,
+                             [&](std::ptrdiff_t at, auto y) { store<Isa>(out + at, y, lanes); });
         });
 }
 
@@ -113,8 +160,9 @@ void apply_streaming(std::ptrdiff_t n, T* out, const T* const (&in)[inputs],
     std::ptrdiff_t i =
         min_of<Isa>(past == 0 ? 0 : (Isa::bytes - past) / static_cast<int>(sizeof(T)), n);
     apply_contiguous<Isa>(i, out, in, function);
-    for (; i + size <= n; i += size)
-        stream<Isa>(out + i, value_at<Isa>(i, AllLanes{}, in, function));
+    for (; i + 2 * size <= n; i += 2 * size)
+        apply_at<Isa, 2>(i, AllLanes{}, in, function,
+                         [&](std::ptrdiff_t j, auto y) { stream<Isa>(out + j, y); });
     const T* rest[inputs];
     for (int k = 0; k < inputs; ++k) rest[k] = in[k] + i;
     apply_contiguous<Isa>(n - i, out + i, rest, function);
@@ -242,30 +290,66 @@ template <class Isa, Storage T, class F>
 // g * sigmoid(x). In float64 the significand of sigmoid takes its exponent down to -1000 before it
 // meets g and the rest afterwards: so neither a tiny sigmoid loses digits against a large g, nor
 // does a product overflow that is representable.
-template <class Isa, Storage T>
-[[gnu::always_inline]] inline Vec<Isa, Compute<T>> times_sigmoid(Vec<Isa, Compute<T>> g,
-                                                                 Vec<Isa, Compute<T>> x) {
-    if constexpr (std::is_same_v<T, double>) {
-        Scaled<Isa> s = sigmoid_pair(x, exp_of_minus_abs(x));
-        Vec<Isa, double> first = max(s.exponent, Vec<Isa, double>::splat(-1000));
-        Vec<Isa, double> rest = max(s.exponent - first, Vec<Isa, double>::splat(-1022));
-        Vec<Isa, double> y =
-            (s.value.hi + s.value.lo) * power_of_two(first) * g * power_of_two(rest);
-        // exp_pair stops at exp(-1400), which a large g still makes a normal number.
-        const Vec<Isa, double> end = Vec<Isa, double>::splat(-1400);
-        if (any(x < end)) [[unlikely]]
-            y = y * exp(min(Vec<Isa, double>::zero(), x - end));
-        return y;
-    } else if constexpr (lookup_size<Isa> > 0) {
-        Mask<Isa, float> uncertain;
-        Vec<Isa, float> y = times_sigmoid_float32(g, x, uncertain);
-        if (any_nonzero(uncertain)) [[unlikely]]
-            return times_sigmoid_careful(g, x);
-        return y;
-    } else {
-        return times_sigmoid_careful(g, x);
-    }
+template <class Isa>
+[[gnu::always_inline]] inline Vec<Isa, double> times_sigmoid_float64(Vec<Isa, double> g,
+                                                                     Vec<Isa, double> x) {
+    Scaled<Isa> s = sigmoid_pair(x, exp_of_minus_abs(x));
+    Vec<Isa, double> first = max(s.exponent, Vec<Isa, double>::splat(-1000));
+    Vec<Isa, double> rest = max(s.exponent - first, Vec<Isa, double>::splat(-1022));
+    return (s.value.hi + s.value.lo) * power_of_two(first) * g * power_of_two(rest);
 }
+template <class Isa>
+[[gnu::noinline]] Vec<Isa, double> times_sigmoid_careful(Vec<Isa, double> g, Vec<Isa, double> x) {
+    // exp_pair stops at exp(-1400), which a large g still makes a normal number.
+    return times_sigmoid_float64(g, x) *
+           exp(min(Vec<Isa, double>::zero(), x - Vec<Isa, double>::splat(-1400)));
+}
+
+template <class Isa, Storage T>
+struct TimesSigmoid {
+    using V = Vec<Isa, Compute<T>>;
+
+    [[gnu::always_inline]] static inline V tentative(V g, V x, bool& doubtful) {
+        if constexpr (std::is_same_v<T, double>) {
+            doubtful = any(x < V::splat(-1400));
+            return times_sigmoid_float64(g, x);
+        } else if constexpr (lookup_size<Isa> > 0) {
+            Mask<Isa, float> uncertain;
+            V y = times_sigmoid_float32(g, x, uncertain);
+            doubtful = any_nonzero(uncertain);
+            return y;
+        } else {
+            doubtful = false;
+            return times_sigmoid_careful(g, x);
+        }
+    }
+    [[gnu::always_inline]] static inline V careful(V g, V x) { return times_sigmoid_careful(g, x); }
+};
+
+// The same of -x.
+template <class Isa, Storage T>
+struct TimesSigmoidOfMinus {
+    using V = Vec<Isa, Compute<T>>;
+
+    [[gnu::always_inline]] static inline V tentative(V g, V x, bool& doubtful) {
+        return TimesSigmoid<Isa, T>::tentative(g, -x, doubtful);
+    }
+    [[gnu::always_inline]] static inline V careful(V g, V x) {
+        return TimesSigmoid<Isa, T>::careful(g, -x);
+    }
+};
+
+// -softplus(-x)
+template <class Isa, Storage T>
+struct LogSigmoid {
+    using V = Vec<Isa, Compute<T>>;
+    using Positive = Rounded<Isa, T, Softplus<Isa>>;
+
+    [[gnu::always_inline]] static inline V tentative(V x, bool& doubtful) {
+        return -Positive::tentative(-x, doubtful);
+    }
+    [[gnu::always_inline]] static inline V careful(V x) { return -Positive::careful(-x); }
+};
 
 template <class Isa, Storage T>
 void relu(const ElementwisePlan<2>& plan, T* y, const T* x) {
@@ -286,26 +370,17 @@ void relu_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, c
 
 template <class Isa, Storage T>
 void sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
-    using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
-        return rounded<Isa, T, Sigmoid<Isa>>(v);
-    });
+    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, Rounded<Isa, T, Sigmoid<Isa>>{});
 }
 
 template <class Isa, Storage T>
 void softplus(const ElementwisePlan<2>& plan, T* y, const T* x) {
-    using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
-        return rounded<Isa, T, Softplus<Isa>>(v);
-    });
+    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, Rounded<Isa, T, Softplus<Isa>>{});
 }
 
 template <class Isa, Storage T>
 void log_sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
-    using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, [](V v) __attribute__((always_inline)) {
-        return -rounded<Isa, T, Softplus<Isa>>(-v);
-    });
+    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, LogSigmoid<Isa, T>{});
 }
 
 template <class Isa, Storage T>
@@ -324,19 +399,13 @@ void sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y
 // grad_y * sigmoid(x).
 template <class Isa, Storage T>
 void softplus_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
-    using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2, Cost::dear>(
-        plan, grad_x, {grad_y, x},
-        [](V g, V v) __attribute__((always_inline)) { return times_sigmoid<Isa, T>(g, v); });
+    for_each_element<Isa, 2, Cost::dear>(plan, grad_x, {grad_y, x}, TimesSigmoid<Isa, T>{});
 }
 
 // grad_y * sigmoid(-x).
 template <class Isa, Storage T>
 void log_sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
-    using V = Vec<Isa, Compute<T>>;
-    for_each_element<Isa, 2, Cost::dear>(
-        plan, grad_x, {grad_y, x},
-        [](V g, V v) __attribute__((always_inline)) { return times_sigmoid<Isa, T>(g, -v); });
+    for_each_element<Isa, 2, Cost::dear>(plan, grad_x, {grad_y, x}, TimesSigmoidOfMinus<Isa, T>{});
 }
 
 template <class Isa, Storage T>

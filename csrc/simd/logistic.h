@@ -295,13 +295,6 @@ struct Softplus {
     }
 };
 
-// Out of line, so that the loop around the fast way keeps the registers.
-template <class Isa, class Function>
-[[gnu::noinline]] Vec<Isa, float> careful_float32(Vec<Isa, float> x) {
-    return narrow(round_to_odd(Function::pair(widen_low(x))),
-                  round_to_odd(Function::pair(widen_high(x))));
-}
-
 // Function::fast on both halves of x, clamped to where fast is right: below -120 results are 0 in
 // float32.
 template <class Isa, class Function>
@@ -322,42 +315,67 @@ struct FloatHalves {
 // that this is enough for each of the 2^32 inputs is shown by running them (python -m benchmarks
 // accuracy --exhaustive).
 template <class Isa, class Function>
-[[gnu::always_inline]] inline Vec<Isa, float> correctly_rounded(Vec<Isa, float> x) {
+[[gnu::always_inline]] inline Vec<Isa, float> halves_float32(Vec<Isa, float> x, bool& doubtful) {
     using V = Vec<Isa, float>;
     FloatHalves<Isa, Function> y(x);
     Mask<Isa, float> subnormal = (x < V::splat(-87.3f)) & (x > V::splat(-104.0f));
-    if (any_near_midpoint(y.low, y.high, subnormal)) [[unlikely]]
-        return careful_float32<Isa, Function>(x);
+    doubtful = any_near_midpoint(y.low, y.high, subnormal);
     return narrow(y.low, y.high);
 }
+// Out of line, so that the loop around the fast way keeps the registers.
 template <class Isa, class Function>
 [[gnu::noinline]] Vec<Isa, float> correctly_rounded_float32(Vec<Isa, float> x) {
-    return correctly_rounded<Isa, Function>(x);
+    bool doubtful;
+    Vec<Isa, float> y = halves_float32<Isa, Function>(x, doubtful);
+    if (doubtful) [[unlikely]]
+        return narrow(round_to_odd(Function::pair(widen_low(x))),
+                      round_to_odd(Function::pair(widen_high(x))));
+    return y;
+}
+template <class Isa, class Function>
+[[gnu::noinline]] Vec<Isa, double> rounded_float64(Vec<Isa, double> x) {
+    Scaled<Isa> y = Function::pair(x);
+    return ldexp(y.value, y.exponent);
 }
 
 // Function(x) rounded to T's compute type: correctly for float32; for float64 with the error of the
 // pair beside half a unit; for float16 and bfloat16 in such a way that the rounding on store is
-// right.
+// right. tentative() is right unless `doubtful` gets set, careful() always.
 template <class Isa, Storage T, class Function>
     requires TwoGrades<Function, Isa>
-[[gnu::always_inline]] inline Vec<Isa, Compute<T>> rounded(Vec<Isa, Compute<T>> x) {
-    if constexpr (std::is_same_v<T, double>) {
-        Scaled<Isa> y = Function::pair(x);
-        return ldexp(y.value, y.exponent);
-    } else if constexpr (!std::is_same_v<T, float>) {
-        return narrow_to_odd(Function::fast_everywhere(widen_low(x)),
-                             Function::fast_everywhere(widen_high(x)));
-    } else if constexpr (requires(Mask<Isa, float> uncertain) {
-                             Function::float32(x, uncertain);
-                         }) {
-        Mask<Isa, float> uncertain;
-        Vec<Isa, float> y = Function::float32(x, uncertain);
-        if (any_nonzero(uncertain)) [[unlikely]]
-            return correctly_rounded_float32<Isa, Function>(x);
-        return y;
-    } else {
-        return correctly_rounded<Isa, Function>(x);
+struct Rounded {
+    using V = Vec<Isa, Compute<T>>;
+
+    [[gnu::always_inline]] static inline V tentative(V x, bool& doubtful) {
+        if constexpr (std::is_same_v<T, double>) {
+            Scaled<Isa> y = Function::pair(x);
+            doubtful = may_be_subnormal(y.exponent);
+            return ldexp(y.value.hi + y.value.lo, y.exponent);
+        } else if constexpr (!std::is_same_v<T, float>) {
+            doubtful = false;
+            return narrow_to_odd(Function::fast_everywhere(widen_low(x)),
+                                 Function::fast_everywhere(widen_high(x)));
+        } else if constexpr (requires(Mask<Isa, float> uncertain) {
+                                 Function::float32(x, uncertain);
+                             }) {
+            Mask<Isa, float> uncertain;
+            V y = Function::float32(x, uncertain);
+            doubtful = any_nonzero(uncertain);
+            return y;
+        } else {
+            return halves_float32<Isa, Function>(x, doubtful);
+        }
     }
-}
+    [[gnu::always_inline]] static inline V careful(V x) {
+        if constexpr (std::is_same_v<T, double>) {
+            return rounded_float64<Isa, Function>(x);
+        } else if constexpr (std::is_same_v<T, float>) {
+            return correctly_rounded_float32<Isa, Function>(x);
+        } else {
+            bool doubtful;
+            return tentative(x, doubtful);
+        }
+    }
+};
 
 }  // namespace stableops

@@ -231,10 +231,14 @@ template <class Isa>
 // double and that to a subnormal would add up to a quarter of a unit in the last place; adding the
 // power of two whose last place is the smallest subnormal's rounds there at once.
 template <class Isa>
+[[gnu::always_inline]] inline bool may_be_subnormal(Vec<Isa, double> k) {
+    return any(k < Vec<Isa, double>::splat(-1019));
+}
+template <class Isa>
 [[gnu::always_inline]] inline Vec<Isa, double> ldexp(Pair<Isa> a, Vec<Isa, double> k) {
     using D = Vec<Isa, double>;
     D value = a.hi + a.lo;
-    if (any(k < D::splat(-1019))) [[unlikely]] {
+    if (may_be_subnormal(k)) [[unlikely]] {
         D unit = power_of_two(max(min(D::splat(-1022) - k, D::splat(60)), D::splat(-1022)));
         Mask<Isa, double> subnormal = abs(a.hi) < unit;
         Mask<Isa, double> sign = bits(a.hi) & bits(D::splat(-0.0));
