@@ -18,6 +18,7 @@
 // Error of softmax in this way: E 2^-27.7, S 2^-27.7, one rounding: 0.5 + 2 x 2^-27.7 / 2^-24 =
 // 0.66 ULP.
 #include <cstdint>
+#include <type_traits>
 
 #include "../simd/exp_float.h"
 #include "../simd/sum.h"
@@ -257,39 +258,48 @@ struct AcrossFloat {
         V left[sum_lanes];
         // Very short rows leave lanes empty; a sum of positive terms does not change without them.
         int used = static_cast<int>(n < sum_lanes ? n : sum_lanes);
-        for (int j = 0; j < used; ++j) {
-            low[j] = high[j] = D::zero();
-            left[j] = V::zero();
-        }
         V largest = loadu<Isa>(x), smallest = largest;
         float passing[2 * size];
         Mask<Isa, float> hole = Mask<Isa, float>::zero();
         if constexpr (holed) hole = loadu<Isa>(holes);
-        // Columns [i, i + k).
-        auto add = [&]<int k>(std::ptrdiff_t i, V(&xs)[k]) __attribute__((always_inline)) {
-            for (int v = 0; v < k; ++v) {
-                xs[v] = loadu<Isa>(x + (i + v) * size);
-                largest = max(xs[v], largest);
-                smallest = min(xs[v], smallest);
-            }
-            ExpFloat<Isa> e[k];
-            exp_float(tables, xs, e);
-            for (int v = 0; v < k; ++v) {
-                if constexpr (holed) {
-                    Mask<Isa, float> out =
-                        hole == Mask<Isa, float>::splat(static_cast<std::int32_t>(i + v));
-                    e[v].value = select(out, V::zero(), e[v].value);
-                    e[v].rest = select(out, V::zero(), e[v].rest);
-                }
-                int j = static_cast<int>((i + v) % sum_lanes);
-                left[j] += e[v].rest;
-                store_and_sum(passing + v * size, e[v].value, low[j], high[j]);
-            }
-        };
+        // Columns [i, i + k); the first of a lane is its sum.
+        auto add = [&]<int k, bool first>(std::ptrdiff_t i, V(&xs)[k], std::bool_constant<first>)
+                       __attribute__((always_inline)) {
+                           for (int v = 0; v < k; ++v) {
+                               xs[v] = loadu<Isa>(x + (i + v) * size);
+                               largest = max(xs[v], largest);
+                               smallest = min(xs[v], smallest);
+                           }
+                           ExpFloat<Isa> e[k];
+                           exp_float(tables, xs, e);
+                           for (int v = 0; v < k; ++v) {
+                               if constexpr (holed) {
+                                   Mask<Isa, float> out =
+                                       hole ==
+                                       Mask<Isa, float>::splat(static_cast<std::int32_t>(i + v));
+                                   e[v].value = select(out, V::zero(), e[v].value);
+                                   e[v].rest = select(out, V::zero(), e[v].rest);
+                               }
+                               int j = static_cast<int>((i + v) % sum_lanes);
+                               if constexpr (first) {
+                                   left[j] = e[v].rest;
+                                   low[j] = widen_low(e[v].value);
+                                   high[j] = widen_high(e[v].value);
+                               } else {
+                                   left[j] += e[v].rest;
+                                   store_and_sum(passing + v * size, e[v].value, low[j], high[j]);
+                               }
+                           }
+                       };
         V pair[2], single[1];
         std::ptrdiff_t i = 0;
-        for (; i + 2 <= n; i += 2) add(i, pair);
-        if (i < n) add(i, single);
+        for (; i + 2 <= used; i += 2) add(i, pair, std::true_type{});
+        if (i < used) {
+            add(i, single, std::true_type{});
+            ++i;
+        }
+        for (; i + 2 <= n; i += 2) add(i, pair, std::false_type{});
+        if (i < n) add(i, single, std::false_type{});
         for (int j = 0; j < used; ++j) {
             low[j] += widen_low(left[j]);
             high[j] += widen_high(left[j]);

@@ -54,10 +54,9 @@ namespace stableops {
 constexpr std::ptrdiff_t task_elements = 16384;
 // Results from this size on bypass the caches where whole lines are written.
 constexpr std::ptrdiff_t stream_bytes = std::ptrdiff_t{32} << 20;
-// Exponentials of rows up to this length are kept for the second pass: in L1 beside the row for
-// float32, in L2 for float64, where computing them again takes longer.
-template <class C>
-constexpr std::ptrdiff_t kept_columns = sizeof(C) == 8 ? 8192 : 2048;
+// Exponentials of rows up to this length are kept for the second pass, in L2 if need be: computing
+// them again takes longer.
+constexpr std::ptrdiff_t kept_columns = sum_block;
 // Rows at least this long are worked on along the row, if they are contiguous.
 constexpr std::ptrdiff_t long_row = 96;
 
@@ -466,7 +465,9 @@ struct RowDriver {
 
     void run() const {
         if (count == 0 || shape.cols == 0) return;
-        bool whole_rows = contiguous(*in[0]) && shape.cols >= long_row;
+        // A row by itself would leave most lanes of a tile empty.
+        bool alone = count == 1 && shape.cols > 1;
+        bool whole_rows = contiguous(*in[0]) && (shape.cols >= long_row || alone);
         if (!whole_rows && (count >= 4 || shape.cols < long_row)) return run_across();
         if (count < 2 * num_threads() && shape.cols >= 8 * sum_block) return run_split();
         std::ptrdiff_t per_task = larger<Isa, std::ptrdiff_t>(1, task_elements / shape.cols);
@@ -492,7 +493,7 @@ struct RowDriver {
         std::ptrdiff_t length = smaller<Isa>(shape.cols, sum_block);
         length = (length + 15) / 16 * 16;
         std::ptrdiff_t kept =
-            float_emits || (Op::keeps && Op::emits) ? smaller<Isa>(length, kept_columns<C>) : 0;
+            float_emits || (Op::keeps && Op::emits) ? smaller<Isa>(length, kept_columns) : 0;
         std::ptrdiff_t kept_from = (inputs + (mask == nullptr ? 1 : 2)) * length;
         C* scratch = static_cast<C*>(
             thread_scratch(static_cast<std::size_t>(kept_from + 2 * kept) * sizeof(C)));
@@ -518,6 +519,13 @@ struct RowDriver {
         emit(to, direct);
         if (mask != nullptr) leave_out<Isa>(to, lines.keep, n, absent);
         if (!direct) scatter_line<Isa>(to, shape, *out, row_data, column, n);
+    }
+
+    // Whether results that lie in place are written past the caches; over the operand, their lines
+    // are in the caches already.
+    [[gnu::always_inline]] inline bool streams() const {
+        return out->data != in[0]->data &&
+               shape.rows * shape.cols * static_cast<std::ptrdiff_t>(sizeof(C)) >= stream_bytes;
     }
 
     // Points `data` at columns [column, column + n) of the row, gathering what is not in place.
@@ -583,9 +591,9 @@ struct RowDriver {
         fetch(lines, row, column, n, data);
         std::ptrdiff_t hole = -1;
         if constexpr (Op::has_holes) hole = op.hole(state, 0) - column;
-        const bool is_short = out != nullptr && shape.cols <= kept_columns<C>;
+        const bool is_short = out != nullptr && shape.cols <= kept_columns;
         const float* destination = nullptr;
-        if (is_short && in_place(*out))
+        if (is_short && in_place(*out) && !streams())
             destination =
                 reinterpret_cast<const float*>(out->data + row_offset<Isa>(shape, *out, row));
         if (float_emits && is_short)
@@ -598,11 +606,8 @@ struct RowDriver {
                                             const Row& state) const {
         std::ptrdiff_t n = block_length(column);
         deliver(lines, row, column, n, [&](C* to, bool direct) __attribute__((always_inline)) {
-            // In place, the lines are in the cache already.
-            bool streams =
-                direct && out->data != in[0]->data &&
-                shape.rows * shape.cols * static_cast<std::ptrdiff_t>(sizeof(C)) >= stream_bytes;
-            if (shape.cols <= kept_columns<C>) {
+            bool streams = direct && this->streams();
+            if (shape.cols <= kept_columns) {
                 AlongFloat<Isa>::emit(to, n, lines.values, lines.rests, state.factor[0], streams);
             } else {
                 const C* data[inputs];
@@ -654,8 +659,7 @@ struct RowDriver {
             if (mask == nullptr && along_float(lines, row, state)) return;
         }
         if constexpr (Op::keeps) {
-            if (out != nullptr && shape.cols <= kept_columns<C>)
-                return along_kept(lines, row, state);
+            if (out != nullptr && shape.cols <= kept_columns) return along_kept(lines, row, state);
         }
         if constexpr (Op::has_peak) {
             D peak = peak_of_block(lines, row, 0, state);
@@ -758,10 +762,10 @@ struct RowDriver {
 
     void run_across() const {
         std::ptrdiff_t cols = smaller<Isa>(shape.cols, sum_block);
-        // 32 KB of tile: it stays in L1 beside the accumulators.
+        // 8 KB of tile: the lines that it comes from and goes to pass through L1 beside it.
         std::ptrdiff_t tiles_held = inputs + (mask == nullptr ? 0 : 1);
         std::ptrdiff_t tile_rows =
-            32768 / (tiles_held * cols * static_cast<std::ptrdiff_t>(sizeof(C))) / 16 * 16;
+            8192 / (tiles_held * cols * static_cast<std::ptrdiff_t>(sizeof(C))) / 16 * 16;
         tile_rows = smaller<Isa, std::ptrdiff_t>(Tile<Isa, C>::max_rows,
                                                  larger<Isa, std::ptrdiff_t>(16, tile_rows));
         std::ptrdiff_t tiles = (count + tile_rows - 1) / tile_rows;
@@ -867,6 +871,11 @@ struct RowDriver {
                                     accepted[s], float_states[s]);
                     states[s] = all_accepted ? float_states[s]
                                              : blend(accepted[s], float_states[s], states[s]);
+                    // Lanes without a row are no reason to look at lanes one by one.
+                    if constexpr (float_emits)
+                        states[s].float_emit =
+                            states[s].float_emit |
+                            (lane_numbers<Isa>() >= D::splat(static_cast<double>(rows_of(s))));
                 }
             }
         }
