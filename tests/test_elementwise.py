@@ -280,6 +280,25 @@ def test_backward(name, dtype, bound):
     check_backward(name, getattr(so, name), dtype, bound)
 
 
+@pytest.mark.parametrize(
+    ("name", "g", "x", "least"),
+    [
+        ("sigmoid_backward", "0x1.e12e304952e23p+0", "0x1.3d5cc242cfab2p-3", 1.95),
+        ("log_sigmoid_backward", "-0x1.ff41c7eeaf2bdp+8", "-0x1.6c623ff315e94p-34", 1.49),
+        ("softplus_backward", "0x1.fbd1e2188a45bp+8", "-0x1.2cd0810f6a01cp+7", 1.47),
+    ],
+)
+def test_backward_worst_inputs_found(name, g, x, least):
+    """What ten minutes of benchmarks/search.py found; `least`: they are still hard."""
+    g, x = float.fromhex(g), float.fromhex(x)
+    error, _ = worst_ulp_error(
+        getattr(so, name)(np.array([g]), np.array([x])),
+        [getattr(reference, name)(g, x)],
+        np.float64,
+    )
+    assert least <= error <= (2.0 if name == "sigmoid_backward" else 1.6)
+
+
 @pytest.mark.parametrize("name", ["log_sigmoid_backward", "softplus_backward"])
 def test_backward_where_only_a_large_gradient_leaves_anything(name):
     """exp(-1400) is no double, but 1e308 exp(-1400) is; found by benchmarks/search.py."""
