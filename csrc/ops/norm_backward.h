@@ -89,19 +89,29 @@ template <class Isa, class C, class Terms>
     using D = Vec<Isa, double>;
     constexpr int slots = sum_lanes / D::size;
     SumOf<Isa, C> sums[Terms::count][slots];
-    for (int t = 0; t < Terms::count; ++t)
-        for (int k = 0; k < slots; ++k) sums[t][k] = no_sum<Isa, SumOf<Isa, C>>();
-    for (std::ptrdiff_t k = 0; k < planes; ++k)
-        each_slot<Isa, C, 2>(n, {g.data + k * g.pitch, x.data + k * x.pitch}, {0, beyond_x},
-                             [&](int slot, std::ptrdiff_t i, D(&v)[2])
-                                 __attribute__((always_inline)) {
-                                     if (weight) v[0] = v[0] * weights_at<Isa>(weight, i, n);
-                                     D terms[Terms::count];
-                                     terms_of(v, terms);
 #pragma GCC unroll 3
-                                     for (int t = 0; t < Terms::count; ++t)
-                                         join(sums[t][slot], terms[t]);
-                                 });
+    for (int t = 0; t < Terms::count; ++t)
+#pragma GCC unroll 8
+        for (int k = 0; k < slots; ++k) sums[t][k] = no_sum<Isa, SumOf<Isa, C>>();
+    const auto add = [&](auto weighted) __attribute__((always_inline)) {
+        for (std::ptrdiff_t k = 0; k < planes; ++k)
+            each_slot<Isa, C, 2>(n, {g.data + k * g.pitch, x.data + k * x.pitch}, {0, beyond_x},
+                                 [&](int slot, std::ptrdiff_t i, D(&v)[2])
+                                     __attribute__((always_inline)) {
+                                         if constexpr (decltype(weighted)::value)
+                                             v[0] = v[0] * weights_at<Isa>(weight, i, n);
+                                         D terms[Terms::count];
+                                         terms_of(v, terms);
+#pragma GCC unroll 3
+                                         for (int t = 0; t < Terms::count; ++t)
+                                             join(sums[t][slot], terms[t]);
+                                     });
+    };
+    if (weight) {
+        add(std::true_type{});
+    } else {
+        add(std::false_type{});
+    }
     RowSums<Isa, Terms::count> result;
 #pragma GCC unroll 3
     for (int t = 0; t < Terms::count; ++t)
@@ -167,7 +177,7 @@ void emit_gradient(C* out, const C* g, const C* x, std::ptrdiff_t n, const RowGr
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
     const D scale = r.rstd * D::splat(plane_weight), xhat = r.scaled_rstd;
-    for_each_vec<Isa, W::size>(n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
+    const auto emit = [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
         W v = load_wide<Isa>(x + i, lanes), gradient = load_wide<Isa>(g + i, lanes);
 #pragma GCC unroll 2
         for (int k = 0; k < W::parts; ++k) {
@@ -185,7 +195,16 @@ void emit_gradient(C* out, const C* g, const C* x, std::ptrdiff_t n, const RowGr
             v.part[k] = (u * p - r.c) - d * r.t;
         }
         if (out) store_wide(out + i, v, lanes);
-    });
+    };
+    // The last register overlaps its neighbour rather than be stored in part, which is slow; what
+    // adds to columns must meet every element once.
+    if (weight_columns || bias_columns || n < W::size) {
+        for_each_vec<Isa, W::size>(n, emit);
+        return;
+    }
+    std::ptrdiff_t i = 0;
+    for (; i + W::size <= n; i += W::size) emit(i, AllLanes{});
+    if (i < n) emit(n - W::size, AllLanes{});
 }
 
 // Adds G and H of a piece of a plane to the plane's, and gives them its weight, as the row wants
@@ -268,8 +287,8 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
     }
 }
 
-// Rows of so many columns: a register of them, with their gradients, stays in L1.
-constexpr std::ptrdiff_t short_columns = 512;
+// Rows of so many columns: a register of them, with their gradients, stays near the core.
+constexpr std::ptrdiff_t short_columns = 1024;
 
 // Rows of layer norm that lie along, a register of them at a time: a row a lane where sums become
 // constants, because the divisions would take longer than a short row's elements; and then column

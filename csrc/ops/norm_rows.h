@@ -194,7 +194,10 @@ template <class Isa, class C, int inputs, class Body>
             body(s, i + s * lanes, v);
         }
     }
-    for (int s = 0; i < n; i += V::size, s += Wide<Isa, C>::parts) {
+    // Unrolled, so that no slot has a variable number: sums by slot then stay in registers.
+#pragma GCC unroll 8
+    for (int s = 0; s < sum_lanes / lanes; s += Wide<Isa, C>::parts, i += V::size) {
+        if (i >= n) break;
         const int here = static_cast<int>(smaller<Isa>(n - i, std::ptrdiff_t{V::size}));
         Wide<Isa, C> w[inputs];
 #pragma GCC unroll 2
