@@ -59,8 +59,8 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
         });
         return;
     }
-    // Where masked loads are instructions.
-    if constexpr (std::is_same_v<T, Compute<T>> && Isa::bytes > 16) {
+    // Where masked loads are instructions, and for the type that networks have.
+    if constexpr (std::is_same_v<T, float> && Isa::bytes > 16) {
         if (problems == 1 && is_depthwise_plane<Isa>(first)) {
             // These sums run at about a quarter of a large tile's rate.
             const std::ptrdiff_t share = larger(task_work / 4 / (9 * first.w.out), 1);

@@ -130,60 +130,72 @@ template <class Isa, int vectors, int inputs, Storage T, class Function, class L
     for (int v = 0; v < vectors; ++v) put(i + v * V::size, y[v]);
 }
 
-// out[i] = function(in[0][i], in[1][i], ...) on contiguous operands. Out of line, so that each
-// operation is there once for all that calls this. The function comes by reference: one that holds
-// vectors would come in registers, and GCC leaves their upper halves as they are behind a function
-// that takes such arguments; if it is called last, nobody else clears them, and the caller's SSE
-// code runs at a fraction of its speed.
+// out[i] = function(in[0][i], in[1][i], ...) on contiguous operands; whole vectors are written past
+// the caches if `streams`, and then out is aligned. A function may be a hundred instructions: here
+// it is there for all that calls this, once for pairs of vectors and once for what is left. It is
+// copied from memory: arguments that hold vectors would come in registers, and GCC leaves their
+// upper halves as they are behind a function that takes such arguments; if it is called last,
+// nobody else clears them, and the caller's SSE code runs at a fraction of its speed.
 template <class Isa, int inputs, Storage T, class Function>
-[[gnu::noinline]] void apply_contiguous(std::ptrdiff_t n, T* out, const T* const (&in)[inputs],
-                                        const Function& shared_function) {
+void apply_contiguous(std::ptrdiff_t n, T* out, const T* const (&in)[inputs],
+                      const void* shared_function, bool streams) {
     constexpr int size = Vec<Isa, Compute<T>>::size;
-    const Function function = shared_function;
+    const Function function = *static_cast<const Function*>(shared_function);
+    // Narrow types are bound by their conversions.
+    constexpr int together = std::is_same_v<T, Compute<T>> && Isa::bytes > 16 ? 2 : 1;
     std::ptrdiff_t i = 0;
-    for (; i + 2 * size <= n; i += 2 * size)
-        apply_at<Isa, 2>(i, AllLanes{}, in, function,
-                         [&](std::ptrdiff_t j, auto y) { store<Isa>(out + j, y, AllLanes{}); });
-    for_each_vec<Isa, size>(
-        n - i, [&](std::ptrdiff_t j, auto lanes) __attribute__((always_inline)) {
-            apply_at<Isa, 1>(i + j, lanes, in, function,
-                             [&](std::ptrdiff_t at, auto y) { store<Isa>(out + at, y, lanes); });
-        });
+    for (; i + together * size <= n; i += together * size)
+        apply_at<Isa, together>(i, AllLanes{}, in, function,
+                                [&](std::ptrdiff_t j, auto y) __attribute__((always_inline)) {
+                                    if constexpr (std::is_same_v<T, Compute<T>>)
+                                        if (streams) return stream<Isa>(out + j, y);
+                                    store<Isa>(out + j, y, AllLanes{});
+                                });
+    for (; i < n; i += size) {
+        const FirstLanes lanes{static_cast<int>(min_of<Isa>(size, n - i))};
+        apply_at<Isa, 1>(i, lanes, in, function,
+                         [&](std::ptrdiff_t j, auto y)
+                             __attribute__((always_inline)) { store<Isa>(out + j, y, lanes); });
+    }
 }
 
-// The same for an out that is not read again soon: its aligned vectors are written past the caches.
-template <class Isa, int inputs, Storage T, class Function>
+// A function and its apply_contiguous: what walks over the operands is the same for all functions.
+template <class Isa, int inputs, Storage T>
+struct Applied {
+    const void* function;
+    void (*apply)(std::ptrdiff_t, T*, const T* const (&)[inputs], const void*, bool);
+
+    void operator()(std::ptrdiff_t n, T* out, const T* const (&in)[inputs],
+                    bool streams = false) const {
+        apply(n, out, in, function, streams);
+    }
+};
+
+// The same for an out that is not read again soon.
+template <class Isa, int inputs, Storage T>
 void apply_streaming(std::ptrdiff_t n, T* out, const T* const (&in)[inputs],
-                     const Function& function) {
-    constexpr int size = Vec<Isa, T>::size;
+                     const Applied<Isa, inputs, T>& applied) {
     const std::ptrdiff_t past = reinterpret_cast<std::uintptr_t>(out) % Isa::bytes;
-    std::ptrdiff_t i =
+    const std::ptrdiff_t head =
         min_of<Isa>(past == 0 ? 0 : (Isa::bytes - past) / static_cast<int>(sizeof(T)), n);
-    apply_contiguous<Isa>(i, out, in, function);
-    for (; i + 2 * size <= n; i += 2 * size)
-        apply_at<Isa, 2>(i, AllLanes{}, in, function,
-                         [&](std::ptrdiff_t j, auto y) { stream<Isa>(out + j, y); });
+    applied(head, out, in);
     const T* rest[inputs];
-    for (int k = 0; k < inputs; ++k) rest[k] = in[k] + i;
-    apply_contiguous<Isa>(n - i, out + i, rest, function);
+    for (int k = 0; k < inputs; ++k) rest[k] = in[k] + head;
+    applied(n - head, out + head, rest, true);
 }
 
 // Elements [begin, end) of the line whose element 0 lies at out and in.
-template <class Isa, int inputs, Storage T, class Function>
+template <class Isa, int inputs, Storage T>
 void apply_line(const ElementwisePlan<inputs + 1>& plan, std::ptrdiff_t begin, std::ptrdiff_t end,
-                T* out, const T* const (&in)[inputs], bool streams, const Function& function) {
+                T* out, const T* const (&in)[inputs], bool streams,
+                const Applied<Isa, inputs, T>& applied) {
     bool unit_strides = true;
     for (int k = 0; k <= inputs; ++k) unit_strides = unit_strides && plan.line_stride(k) == 1;
     if (unit_strides) {
         const T* from[inputs];
         for (int k = 0; k < inputs; ++k) from[k] = in[k] + begin;
-        if constexpr (std::is_same_v<T, Compute<T>>) {
-            if (streams) {
-                apply_streaming<Isa>(end - begin, out + begin, from, function);
-                return;
-            }
-        }
-        apply_contiguous<Isa>(end - begin, out + begin, from, function);
+        streams ? apply_streaming<Isa>(end - begin, out + begin, from, applied)
+                : applied(end - begin, out + begin, from);
         return;
     }
     T* scratch = static_cast<T*>(thread_scratch(sizeof(T) * (inputs + 1) * elementwise_block));
@@ -201,9 +213,9 @@ void apply_line(const ElementwisePlan<inputs + 1>& plan, std::ptrdiff_t begin, s
         }
         const std::ptrdiff_t stride = plan.line_stride(0);
         if (stride == 1) {
-            apply_contiguous<Isa>(n, out + i, from, function);
+            applied(n, out + i, from);
         } else {
-            apply_contiguous<Isa>(n, scratch, from, function);
+            applied(n, scratch, from);
             scatter_line<Isa>(n, out + i * stride, stride, scratch);
         }
     }
@@ -211,9 +223,9 @@ void apply_line(const ElementwisePlan<inputs + 1>& plan, std::ptrdiff_t begin, s
 
 // f(begin, end, lines, offset) for parts [begin, end) of runs of lines: offset[k] is where operand
 // k has element 0 of the first, and the others follow at the stride of the last dimension but one.
-template <class Isa, Cost cost, int operands, class F>
-void for_each_run(const ElementwisePlan<operands>& plan, const F& f) {
-    constexpr std::ptrdiff_t elementwise_task = static_cast<std::ptrdiff_t>(cost);
+template <class Isa, int operands, class F>
+void for_each_run(const ElementwisePlan<operands>& plan, Cost cost, const F& f) {
+    const std::ptrdiff_t elementwise_task = static_cast<std::ptrdiff_t>(cost);
     const std::ptrdiff_t length = plan.line_length();
     std::ptrdiff_t lines = 1;
     for (int d = 0; d + 1 < plan.ndim; ++d) lines *= plan.size[d];
@@ -246,33 +258,45 @@ void for_each_run(const ElementwisePlan<operands>& plan, const F& f) {
 
 // f(begin, end, offset) for parts [begin, end) of lines, offset[k] being where operand k has the
 // line's element 0.
-template <class Isa, Cost cost, int operands, class F>
-void for_each_line(const ElementwisePlan<operands>& plan, const F& f) {
-    for_each_run<Isa, cost>(plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end,
-                                      std::ptrdiff_t lines, std::ptrdiff_t(&offset)[operands]) {
-        for (; lines > 0; --lines) {
-            f(begin, end, offset);
-            if (lines == 1) return;
-            for (int k = 0; k < operands; ++k) offset[k] += plan.stride[k][plan.ndim - 2];
-        }
-    });
+template <class Isa, int operands, class F>
+void for_each_line(const ElementwisePlan<operands>& plan, Cost cost, const F& f) {
+    for_each_run<Isa>(plan, cost,
+                      [&](std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t lines,
+                          std::ptrdiff_t(&offset)[operands]) {
+                          for (; lines > 0; --lines) {
+                              f(begin, end, offset);
+                              if (lines == 1) return;
+                              for (int k = 0; k < operands; ++k)
+                                  offset[k] += plan.stride[k][plan.ndim - 2];
+                          }
+                      });
+}
+
+template <class Isa, int inputs, Storage T>
+[[gnu::noinline, gnu::noclone]] void apply_to_each_line(const ElementwisePlan<inputs + 1>& plan,
+                                                        Cost cost, T* out,
+                                                        const T* const (&in)[inputs],
+                                                        const Applied<Isa, inputs, T>& applied) {
+    std::ptrdiff_t bytes = sizeof(T);
+    for (int d = 0; d < plan.ndim; ++d) bytes *= plan.size[d];
+    // In place, the lines are in the caches already. Narrow types are not written vector by vector.
+    bool streams = std::is_same_v<T, Compute<T>> && bytes >= elementwise_stream_bytes;
+    for (int k = 0; k < inputs; ++k) streams = streams && out != in[k];
+
+    for_each_line<Isa>(
+        plan, cost,
+        [&](std::ptrdiff_t begin, std::ptrdiff_t end, const std::ptrdiff_t(&offset)[inputs + 1]) {
+            const T* from[inputs];
+            for (int k = 0; k < inputs; ++k) from[k] = in[k] + offset[k + 1];
+            apply_line<Isa>(plan, begin, end, out + offset[0], from, streams, applied);
+        });
 }
 
 template <class Isa, int inputs, Cost cost = Cost::cheap, Storage T, class Function>
 void for_each_element(const ElementwisePlan<inputs + 1>& plan, T* out, const T* const (&in)[inputs],
                       const Function& function) {
-    std::ptrdiff_t bytes = sizeof(T);
-    for (int d = 0; d < plan.ndim; ++d) bytes *= plan.size[d];
-    // In place, the lines are in the caches already.
-    bool streams = bytes >= elementwise_stream_bytes;
-    for (int k = 0; k < inputs; ++k) streams = streams && out != in[k];
-
-    for_each_line<Isa, cost>(plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end,
-                                       const std::ptrdiff_t(&offset)[inputs + 1]) {
-        const T* from[inputs];
-        for (int k = 0; k < inputs; ++k) from[k] = in[k] + offset[k + 1];
-        apply_line<Isa>(plan, begin, end, out + offset[0], from, streams, function);
-    });
+    apply_to_each_line<Isa, inputs, T>(plan, cost, out, in,
+                                       {&function, apply_contiguous<Isa, inputs, T, Function>});
 }
 
 // f on the operands widened to float64, rounded to float32.
@@ -305,11 +329,27 @@ template <class Isa>
            exp(min(Vec<Isa, double>::zero(), x - Vec<Isa, double>::splat(-1400)));
 }
 
+// The sign of an argument turned, or left: functions that mirror one another share their code.
+template <class Isa, Storage T>
+struct Mirror {
+    using V = Vec<Isa, Compute<T>>;
+    V sign;
+
+    explicit Mirror(bool mirrored)
+        : sign(V::splat(static_cast<Compute<T>>(mirrored ? -0.0 : 0.0))) {}
+    [[gnu::always_inline]] inline V operator()(V x) const {
+        return from_bits<Compute<T>>(bits(x) ^ bits(sign));
+    }
+};
+
+// g * sigmoid(x), or g * sigmoid(-x).
 template <class Isa, Storage T>
 struct TimesSigmoid {
     using V = Vec<Isa, Compute<T>>;
+    Mirror<Isa, T> mirror;
 
-    [[gnu::always_inline]] static inline V tentative(V g, V x, bool& doubtful) {
+    [[gnu::always_inline]] inline V tentative(V g, V x, bool& doubtful) const {
+        x = mirror(x);
         if constexpr (std::is_same_v<T, double>) {
             doubtful = any(x < V::splat(-1400));
             return times_sigmoid_float64(g, x);
@@ -323,32 +363,24 @@ struct TimesSigmoid {
             return times_sigmoid_careful(g, x);
         }
     }
-    [[gnu::always_inline]] static inline V careful(V g, V x) { return times_sigmoid_careful(g, x); }
-};
-
-// The same of -x.
-template <class Isa, Storage T>
-struct TimesSigmoidOfMinus {
-    using V = Vec<Isa, Compute<T>>;
-
-    [[gnu::always_inline]] static inline V tentative(V g, V x, bool& doubtful) {
-        return TimesSigmoid<Isa, T>::tentative(g, -x, doubtful);
-    }
-    [[gnu::always_inline]] static inline V careful(V g, V x) {
-        return TimesSigmoid<Isa, T>::careful(g, -x);
+    [[gnu::always_inline]] inline V careful(V g, V x) const {
+        return times_sigmoid_careful(g, mirror(x));
     }
 };
 
-// -softplus(-x)
+// softplus(x), or -softplus(-x): log_sigmoid(x).
 template <class Isa, Storage T>
-struct LogSigmoid {
+struct MirroredSoftplus {
     using V = Vec<Isa, Compute<T>>;
     using Positive = Rounded<Isa, T, Softplus<Isa>>;
+    Mirror<Isa, T> mirror;
 
-    [[gnu::always_inline]] static inline V tentative(V x, bool& doubtful) {
-        return -Positive::tentative(-x, doubtful);
+    [[gnu::always_inline]] inline V tentative(V x, bool& doubtful) const {
+        return mirror(Positive::tentative(mirror(x), doubtful));
     }
-    [[gnu::always_inline]] static inline V careful(V x) { return -Positive::careful(-x); }
+    [[gnu::always_inline]] inline V careful(V x) const {
+        return mirror(Positive::careful(mirror(x)));
+    }
 };
 
 template <class Isa, Storage T>
@@ -375,12 +407,14 @@ void sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
 
 template <class Isa, Storage T>
 void softplus(const ElementwisePlan<2>& plan, T* y, const T* x) {
-    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, Rounded<Isa, T, Softplus<Isa>>{});
+    for_each_element<Isa, 1, Cost::dear>(plan, y, {x},
+                                         MirroredSoftplus<Isa, T>{Mirror<Isa, T>(false)});
 }
 
 template <class Isa, Storage T>
 void log_sigmoid(const ElementwisePlan<2>& plan, T* y, const T* x) {
-    for_each_element<Isa, 1, Cost::dear>(plan, y, {x}, LogSigmoid<Isa, T>{});
+    for_each_element<Isa, 1, Cost::dear>(plan, y, {x},
+                                         MirroredSoftplus<Isa, T>{Mirror<Isa, T>(true)});
 }
 
 template <class Isa, Storage T>
@@ -399,13 +433,15 @@ void sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y
 // grad_y * sigmoid(x).
 template <class Isa, Storage T>
 void softplus_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
-    for_each_element<Isa, 2, Cost::dear>(plan, grad_x, {grad_y, x}, TimesSigmoid<Isa, T>{});
+    for_each_element<Isa, 2, Cost::dear>(plan, grad_x, {grad_y, x},
+                                         TimesSigmoid<Isa, T>{Mirror<Isa, T>(false)});
 }
 
 // grad_y * sigmoid(-x).
 template <class Isa, Storage T>
 void log_sigmoid_backward(const ElementwisePlan<3>& plan, T* grad_x, const T* grad_y, const T* x) {
-    for_each_element<Isa, 2, Cost::dear>(plan, grad_x, {grad_y, x}, TimesSigmoidOfMinus<Isa, T>{});
+    for_each_element<Isa, 2, Cost::dear>(plan, grad_x, {grad_y, x},
+                                         TimesSigmoid<Isa, T>{Mirror<Isa, T>(true)});
 }
 
 template <class Isa, Storage T>
@@ -477,9 +513,10 @@ void for_each_weighted(const ElementwisePlan<inputs + 1>& plan, T* out,
         for_each_element<Isa, inputs>(plan, out, in, function);
         return;
     }
-    for_each_run<Isa, Cost::cheap>(
-        plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t lines,
-                  const std::ptrdiff_t(&offset)[inputs + 1]) {
+    for_each_run<Isa>(
+        plan, Cost::cheap,
+        [&](std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t lines,
+            const std::ptrdiff_t(&offset)[inputs + 1]) {
             const T* from[inputs];
             for (int k = 0; k < inputs; ++k)
                 from[k] = in[k] + offset[k + 1] + begin * plan.line_stride(k + 1);
@@ -513,8 +550,9 @@ void dropout(const ElementwisePlan<3>& plan, T* y, const T* x, const std::uint8_
     using C = Compute<T>;
     using V = Vec<Isa, C>;
     const V factor = V::splat(static_cast<C>(scale));
-    for_each_line<Isa, Cost::cheap>(
-        plan, [&](std::ptrdiff_t begin, std::ptrdiff_t end, const std::ptrdiff_t(&offset)[3]) {
+    for_each_line<Isa>(
+        plan, Cost::cheap,
+        [&](std::ptrdiff_t begin, std::ptrdiff_t end, const std::ptrdiff_t(&offset)[3]) {
             struct Scratch {
                 C keep[elementwise_block];
                 T from[elementwise_block], to[elementwise_block];

@@ -1,5 +1,7 @@
 #pragma once
 // max_pool2d where vectors are neighbouring outputs of a row.
+#include <type_traits>
+
 #include "../pool2d_shape.h"
 #include "max_pool2d_pairs.h"
 #include "max_pool2d_taps.h"
@@ -172,8 +174,9 @@ struct MaxPoolPlanes {
     std::ptrdiff_t start(std::ptrdiff_t oy) const { return oy * shape.stride_h - shape.pad_h; }
 
     // max_pool2d_pairs.h will do.
+    static constexpr bool has_pairs = std::is_same_v<C, float> && Isa::bytes > 16;
     bool in_pairs() const {
-        return shape.kernel_w == 3 && shape.stride_w == 2 && shape.dilation_w == 1 &&
+        return has_pairs && shape.kernel_w == 3 && shape.stride_w == 2 && shape.dilation_w == 1 &&
                shape.pad_w <= 1 && shape.kernel_h <= MaxPoolPairs<C>::most &&
                ring.access.stored_as_is && ring.layout.memory_step == 1;
     }
@@ -188,7 +191,7 @@ struct MaxPoolPlanes {
             char* const to =
                 y + (plane * shape.out_h + oy) * shape.out_w * ring.access.element_size;
             row.y = writer.begin(to);
-            max_pool_pairs<Isa>(row, inside.end - inside.first);
+            if constexpr (has_pairs) max_pool_pairs<Isa>(row, inside.end - inside.first);
             writer.end(to, row.y, shape.out_w);
         }
     }
