@@ -114,6 +114,8 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
     }
 }
 
+// Columns of a plane's row, whose masks take four times its memory.
+constexpr std::ptrdiff_t widest_plane = 8192;
 // Outputs of a column of planes: they and the nine weights stay in registers.
 template <class Isa>
 constexpr int column_rows = Isa::bytes == 64 ? 7 : 4;
@@ -174,7 +176,8 @@ ColumnTile<Isa, T> column_tile_function(std::ptrdiff_t wanted, std::ptrdiff_t st
 template <class Isa, class T>
 bool is_depthwise_plane(const Correlation<T>& p) {
     return p.in_channels == 1 && p.out_channels == 1 && p.h.taps == 3 && p.w.taps == 3 &&
-           p.x_stride.w == 1 && p.h.stride == p.w.stride && p.h.step == p.w.step &&
+           p.x_stride.w == 1 && p.w.in <= widest_plane && p.w.out <= widest_plane &&
+           p.h.stride == p.w.stride && p.h.step == p.w.step &&
            ((p.h.step == 1 && p.h.stride <= 2) || (p.h.step == -1 && p.h.stride == 1));
 }
 
@@ -242,10 +245,11 @@ void depthwise_planes(const Correlation<T>& p, const GroupSteps& steps, std::ptr
 template <class Isa, class T>
 bool is_depthwise_pair(const Correlation<T>& even, const Correlation<T>& odd) {
     return even.in_channels == 1 && even.out_channels == 1 && even.x_stride.w == 1 &&
-           even.y_stride.w == 2 && odd.y == even.y + 1 && even.w.stride == 1 &&
-           even.h.stride == 1 && odd.h.out == even.h.out && odd.h.taps == even.h.taps &&
-           odd.h.first == even.h.first && larger(even.terms(), odd.terms()) <= block_terms &&
-           !even.epilogue.add && !even.epilogue.rectify;
+           even.w.in <= widest_plane && even.w.out <= widest_plane && even.y_stride.w == 2 &&
+           odd.y == even.y + 1 && even.w.stride == 1 && even.h.stride == 1 &&
+           odd.h.out == even.h.out && odd.h.taps == even.h.taps && odd.h.first == even.h.first &&
+           larger(even.terms(), odd.terms()) <= block_terms && !even.epilogue.add &&
+           !even.epilogue.rectify;
 }
 
 // All output rows of channels [g0, g1) of one image.
