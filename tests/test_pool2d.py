@@ -1,5 +1,7 @@
 """Poolings against their definitions: maxima and positions exactly, means in exact arithmetic."""
 
+import itertools
+
 import numpy as np
 import pytest
 import reference
@@ -111,6 +113,20 @@ def test_max_pool2d(dtype, data):
     else:
         assert same_bits(y, y_expected)
     assert so.max_pool2d(x, **call).tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("special", [-1.0, np.nan, np.inf], ids=["negative", "nan", "inf"])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("width", [5, 6, 31, 32, 33, 36, 64, 70])
+def test_max_pool2d_three_wide_and_two_apart(width, ceil_mode, special):
+    """Windows over the edge of images without a positive number; NaN in every column."""
+    x = -1 - np.random.default_rng(0).random((width, 1, 7, width), np.float32)
+    x[np.arange(width), 0, 3, np.arange(width)] = special
+    for kernel, padding in itertools.product([1, 2, 3], [0, 1]):
+        arguments = {"kernel": (kernel, 3), "stride": (2, 2), "padding": (0, padding)}
+        arguments |= {"dilation": (1, 1), "ceil_mode": ceil_mode}
+        y = so.max_pool2d(x, **keywords(arguments, "padding", "ceil_mode"))
+        assert same_bits(y, reference.max_pool2d(x, **arguments)[0])
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
