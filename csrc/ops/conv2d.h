@@ -31,14 +31,17 @@ const T* end_of_weight(const T* weight, const Conv2dShape& shape) {
            (shape.kernel_h - 1) * s.h + (shape.kernel_w - 1) * s.w + 1;
 }
 
-// Few output channels or terms to share packed operands with, and pixels innermost on both sides.
+// Few output channels or terms to share packed operands with, and pixels innermost on both sides;
+// or so few channels that the lanes of other forms would be idle, and rows to transpose.
 template <class Isa, class T>
-bool prefer_direct(const Correlation<T>& p) {
+bool prefer_direct(const Correlation<T>& p, std::ptrdiff_t problems) {
     const std::ptrdiff_t lanes = Vec<Isa, Compute<T>>::size;
     const bool planar =
         (p.y_stride.w == 1 || p.y_stride.c != 1) && (p.x_stride.w == 1 || p.x_stride.c != 1);
-    return planar && !p.panels && p.terms() > 0 &&
-           (p.out_channels < lanes / 2 || (p.terms() <= 64 && p.h.taps * p.w.taps > 1));
+    const std::ptrdiff_t taps = p.h.taps * p.w.taps;
+    if (p.panels || p.terms() == 0) return false;
+    if (p.out_channels < lanes / 2) return planar || (taps * problems > 1 && p.w.out >= lanes);
+    return planar && p.terms() <= 64 && taps > 1;
 }
 
 // The correlations of all groups and `problems` phases: problem(i) is phase i of the first group.
@@ -93,7 +96,7 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
         }
     }
     const DirectPlan direct = plan_direct<Isa>(first, groups, problems);
-    if (prefer_direct<Isa>(first) && direct.tasks() > 0) {
+    if (prefer_direct<Isa>(first, problems) && direct.tasks() > 0) {
         // All phases of a block in one task: they share its lines of y.
         parallel_for<Isa>(direct.tasks(), [&](std::ptrdiff_t task) {
             for (std::ptrdiff_t i = 0; i < problems; ++i)
@@ -129,7 +132,9 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
             return;
         }
     }
-    const BlockPlan plan = plan_blocks<Isa>(first, problems * groups);
+    std::ptrdiff_t others = 0;
+    for (std::ptrdiff_t i = 0; i < problems; ++i) others += problem(i).terms() > 0;
+    const BlockPlan plan = plan_blocks<Isa>(first, larger(others, 1) * groups);
     const std::ptrdiff_t tasks = plan.tasks();
     parallel_for<Isa>(problems * groups * tasks, [&](std::ptrdiff_t task) {
         const Correlation<T> p =

@@ -157,8 +157,23 @@ void copy_columns(Compute<T>* to, std::ptrdiff_t to_channel, const T* row, std::
     const std::ptrdiff_t first = place + before * step;
     const std::ptrdiff_t inside =
         smaller(first < in ? ceil_div(in - first, step) : 0, count - before);
-    constexpr std::ptrdiff_t n = Vec<Isa, Compute<T>>::size;
+    using V = Vec<Isa, Compute<T>>;
+    constexpr std::ptrdiff_t n = V::size;
     const T* from = inside > 0 ? row + first * stride : row;
+    if (row_channel == 1 && stride > 1 && channels > 1 && inside >= n) {
+        // Channels are innermost: squares are transposed. The last one overlaps the one before, and
+        // they overwrite what is not border of the zeros.
+        for (std::ptrdiff_t c = 0; c < channels; ++c) {
+            if (before > 0) storeu(to + c * to_channel, V::zero());
+            if (before + inside < count) storeu(to + c * to_channel + count - n, V::zero());
+        }
+        for (std::ptrdiff_t i = 0; i < inside; i += n) {
+            const std::ptrdiff_t at = smaller(i, inside - n);
+            pack_run<Isa>(to + before + at, from + at * step * stride, step * stride, 1, n,
+                          channels, 1, static_cast<const T*>(nullptr), to_channel);
+        }
+        return;
+    }
     for (std::ptrdiff_t c = 0; c < channels; ++c) {
         fill_zero<Isa>(to, before);
         if (step * stride == 1 && count - before <= n) {
@@ -186,7 +201,13 @@ void copy_patches(Compute<T>* scratch, const PatchLayout& layout, const T* x,
             const bool row_inside = row >= 0 && row < axis_h.in;
             const T* from = row_inside ? x + n * stride.n + row * stride.h : x;
             C* to = scratch + n * layout.pitch.n + h * layout.pitch.h;
-            if (layout.pitch.c == 1) {
+            if (layout.pitch.c == 1 && !layout.w.apart && stride.c == 1 && stride.w == channels &&
+                layout.pitch.w == channels) {
+                // Whole rows lie as they are wanted.
+                copy_columns<Isa>(to, 0, from, 1, 0, 1, row_inside ? axis_w.in * channels : 0,
+                                  input_place(axis_w, layout.w, 0) * channels, 1,
+                                  layout.w.size * channels);
+            } else if (layout.pitch.c == 1) {
                 for (std::ptrdiff_t w = 0; w < layout.w.size; ++w, to += layout.pitch.w) {
                     const std::ptrdiff_t column = input_place(axis_w, layout.w, w);
                     if (row_inside && column >= 0 && column < axis_w.in)

@@ -119,9 +119,9 @@ constexpr double region_work = 2e5;
 constexpr double copy_work = 8;
 constexpr double weight_work = 10;
 
-// Rows (or images) of a block in parts, and its channels in blocks, so that all threads finish
-// soon: the longest of their shares counts. Each part reads (and packs) the weights once more, each
-// block copies the window once more.
+// Images of a block (or its rows, or the columns of one) in parts, and its channels in blocks, so
+// that all threads finish soon: the longest of their shares counts. Each part reads (and packs) the
+// weights once more, each block copies the window once more.
 template <class Isa, class T>
 void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_t others) {
     // As many as a tile has at most, so that none lies in two panels of packed weights.
@@ -130,14 +130,19 @@ void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_
     const std::ptrdiff_t panels = ceil_div(p.out_channels, panel);
     const std::ptrdiff_t threads = num_threads();
     const double terms = static_cast<double>(p.terms());
-    std::ptrdiff_t& cut = plan.images == 1 ? plan.rows : plan.images;
-    std::ptrdiff_t& cut_blocks = plan.images == 1 ? plan.row_blocks : plan.image_blocks;
+    const bool images = plan.images > 1, rows = plan.rows > 1;
+    std::ptrdiff_t& cut = images ? plan.images : rows ? plan.rows : plan.columns;
+    std::ptrdiff_t& cut_blocks = images ? plan.image_blocks
+                                 : rows ? plan.row_blocks
+                                        : plan.column_blocks;
     const std::ptrdiff_t whole = cut;
-    const std::ptrdiff_t size = plan.images == 1 ? p.h.out : p.images;
+    const std::ptrdiff_t size = images ? p.images : rows ? p.h.out : p.w.out;
     const double weight = p.panels ? weight_work : 2 * weight_work;
     double least = 0;
     std::ptrdiff_t best = whole;
-    for (std::ptrdiff_t parts = 1; parts <= smaller(threads, whole); ++parts) {
+    // More tasks cannot pay where all work takes as long as two hand-overs.
+    auto pays = [&] { return least == 0 || least > 2 * region_work; };
+    for (std::ptrdiff_t parts = 1; parts <= smaller(threads, whole) && pays(); ++parts) {
         cut = ceil_div(whole, parts);
         cut_blocks = ceil_div(size, cut);
         const double places =
@@ -146,7 +151,8 @@ void share_among_threads(BlockPlan& plan, const Correlation<T>& p, std::ptrdiff_
         const double pixels = static_cast<double>(plan.images * plan.rows * plan.columns);
         const bool copied = p.h.taps * p.w.taps > 1 || packs_tiles<Isa>(p);
         const double window = copied ? copy_work * places * static_cast<double>(p.in_channels) : 0;
-        for (std::ptrdiff_t blocks = 1; blocks <= smaller(panels, 4 * threads); ++blocks) {
+        for (std::ptrdiff_t blocks = 1; blocks <= smaller(panels, 4 * threads) && pays();
+             ++blocks) {
             const std::ptrdiff_t each = ceil_div(panels, blocks);
             const std::ptrdiff_t tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks *
                                          ceil_div(panels, each) * others;
@@ -199,47 +205,7 @@ BlockPlan plan_blocks(const Correlation<T>& p, std::ptrdiff_t others) {
         plan.images = smaller(p.images, larger(block_pixels / (p.h.out * p.w.out), 1));
     plan.image_blocks = ceil_div(p.images, plan.images);
 
-    if (p.panels || taps > 1) {
-        share_among_threads<Isa>(plan, p, others);
-        return plan;
-    }
-
-    // Splitting the channels repeats the copy of the window, splitting the pixels repeats the
-    // packing. To read a weight takes as long as some ten multiplications with it.
-    const std::ptrdiff_t work = larger(plan.images * plan.rows * plan.columns, 10) * p.terms();
-    const std::ptrdiff_t least = ceil_div(larger(task_work / larger(work, 1), 1), 4 * vector);
-    const std::ptrdiff_t pixel_tasks = plan.image_blocks * plan.row_blocks * plan.column_blocks;
-    plan.channels = smaller(larger(least, 2) * 4 * vector, p.out_channels);
-    if (pixel_tasks >= 32) plan.channels = p.out_channels;
-    // A matrix is packed or fetched ahead best in one piece: no more tasks than keep threads busy.
-    const std::ptrdiff_t threads = num_threads();
-    if (matrix) {
-        std::ptrdiff_t shares = ceil_div(threads, pixel_tasks);
-        if (p.out_channels >= shares * 48 * vector) shares *= 2;
-        const std::ptrdiff_t share = ceil_div(ceil_div(p.out_channels, shares), 4 * vector);
-        plan.channels = smaller(larger(plan.channels, share * 4 * vector), p.out_channels);
-    }
-    plan.channel_blocks = ceil_div(p.out_channels, plan.channels);
-
-    // A small image of few channels is one block: its rows are divided among the threads, as far as
-    // the packing that each part repeats stays small beside its arithmetic.
-    const std::ptrdiff_t pixels = p.images * p.h.out * p.w.out;
-    std::ptrdiff_t wanted = smaller(threads, pixels / (12 * TileLimits<Isa>::rows(2)) * others);
-    const double work_of_all = static_cast<double>(pixels) * static_cast<double>(p.terms()) *
-                               static_cast<double>(p.out_channels) * static_cast<double>(others);
-    if (work_of_all < static_cast<double>(wanted * task_work))
-        wanted = static_cast<std::ptrdiff_t>(work_of_all) / task_work;
-    const std::ptrdiff_t parts = ceil_div(wanted, plan.tasks() * others);
-    if (parts > 1 && plan.images == 1 && plan.rows == 1) {
-        plan.columns = ceil_div(plan.columns, parts);
-        plan.column_blocks = ceil_div(p.w.out, plan.columns);
-    } else if (parts > 1 && plan.images == 1) {
-        plan.rows = ceil_div(plan.rows, parts);
-        plan.row_blocks = ceil_div(p.h.out, plan.rows);
-    } else if (parts > 1) {
-        plan.images = ceil_div(plan.images, parts);
-        plan.image_blocks = ceil_div(p.images, plan.images);
-    }
+    share_among_threads<Isa>(plan, p, others);
     return plan;
 }
 
