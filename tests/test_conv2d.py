@@ -418,12 +418,20 @@ def test_packed_weight_never_changes():
     with pytest.raises(AttributeError):
         packed.groups = 2
     with pytest.raises(ValueError, match="read-only"):
-        packed.__getstate__()[-1][:] = 0
+        packed.state[-1][:] = 0
+    assert not hasattr(packed, "__setstate__")
+
+
+def test_packed_weight_cannot_be_made_without_content():
+    kind = type(so.pack_conv2d_weight(np.ones((40, 3, 5, 5))))
+    for make in (kind, lambda: kind.__new__(kind), lambda: object.__new__(kind)):
+        with pytest.raises(TypeError):
+            make()
 
 
 def test_state_that_fits_no_packed_weight_is_refused():
     packed = so.pack_conv2d_weight(np.ones((40, 3, 5, 5)))
-    shape, groups, dtype, panels, values = packed.__getstate__()
+    shape, groups, dtype, panels, values = packed.state
     for state in (
         (shape, groups, dtype, panels, values[:-1]),
         (shape, groups, np.dtype(np.float32), panels, values),
@@ -431,7 +439,7 @@ def test_state_that_fits_no_packed_weight_is_refused():
         (shape[1:], groups, dtype, panels, values),
     ):
         with pytest.raises(ValueError, match="not the state"):
-            type(packed).__new__(type(packed)).__setstate__(state)
+            so._core.packed_weight_of(state)
 
 
 X, W = np.ones((1, 4, 5, 5)), np.ones((6, 4, 3, 3))
@@ -514,14 +522,24 @@ def test_huge_settings_are_harmless():
     assert np.count_nonzero(gx) == 4
 
 
-def test_memory_is_bounded(isa):
-    """No copy of the 64 MB input or output, no im2col: scratch of a few MB a thread."""
-    filters = 3 if isa == "baseline" else 64  # emulated fma is slow
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("groups", [1, 64])
+def test_memory_is_bounded(isa, last, kernel, groups):
+    """No copy of the 32 MB input or output, no im2col: scratch of a few MB a thread."""
+    filters = 3 if isa == "baseline" and groups == 1 else 64  # emulated fma is slow
     setup = f"""
-x, w = np.ones((1, 64, 512, 512), np.float32), np.ones(({filters}, 64, 3, 3), np.float32)
-so.conv2d(x[..., :32, :32], w, padding=1)
-y = so.conv2d(x, w, padding=1)"""
-    calls = """
-so.conv2d(x, w, padding=1, out=y)
-so.conv2d_backward(y, x, w, padding=1, output_mask=(False, True, True))"""
-    assert growth_in_mib(isa, setup, calls) < 16
+def image(channels):
+    if {last}:
+        return np.ones((1, 256, 512, channels), np.float32).transpose(0, 3, 1, 2)
+    return np.ones((1, channels, 256, 512), np.float32)
+x, y = image(64), image({filters})
+w = np.ones(({filters}, {64 // groups}, {kernel}, {kernel}), np.float32)
+s = dict(padding={kernel // 2}, groups={groups})
+small = so.conv2d(x[..., :32, :32], w, **s)
+so.conv2d_backward(small, x[..., :32, :32], w, **s)"""
+    forward = "so.conv2d(x, w, **s, out=y)"
+    of_weight = "so.conv2d_backward(y, x, w, **s, output_mask=(False, True, True))"
+    assert growth_in_mib(isa, setup, f"{forward}\n{of_weight}") < 12
+    of_input = "gradients = so.conv2d_backward(y, x, w, **s, output_mask=(True, False, False))"
+    assert growth_in_mib(isa, setup, of_input) < 32 + 12

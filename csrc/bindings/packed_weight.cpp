@@ -144,18 +144,21 @@ FloatArray unpacked_weight(const py::object& weight, const char* function) {
 }
 
 void bind_packed_weight(py::module_& m) {
-    // A plain type, as the stub says.
-    py::class_<PackedWeight> type(m, "PackedWeight",
-                                  py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)));
+    // A plain type, as the stub says; one that Python makes without content would be no weight.
+    py::class_<PackedWeight> type(
+        m, "PackedWeight", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)),
+        py::custom_type_setup([](PyHeapTypeObject* heap_type) {
+            heap_type->ht_type.tp_flags |= Py_TPFLAGS_DISALLOW_INSTANTIATION;
+        }));
     packed_type = reinterpret_cast<PyTypeObject*>(type.ptr());
     type.def_property_readonly("shape", [](const PackedWeight& w) { return shape_tuple(w.shape); })
         .def_property_readonly("groups", [](const PackedWeight& w) { return w.groups; })
         .def_property_readonly("dtype", [](const PackedWeight& w) { return w.dtype_object; })
         .def_property_readonly("nbytes",
                                [](const PackedWeight& w) { return w.values.owner.attr("nbytes"); })
-        .def("__repr__", &PackedWeight::text)
-        .def(py::pickle([](const PackedWeight& w) { return w.state(); },
-                        [](const py::tuple& state) { return PackedWeight(state); }));
+        .def_property_readonly("state", &PackedWeight::state)
+        .def("__repr__", &PackedWeight::text);
+    m.def("packed_weight_of", [](const py::tuple& state) { return PackedWeight(state); });
 }
 
 }  // namespace stableops

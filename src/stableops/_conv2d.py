@@ -1,5 +1,6 @@
 """2-D convolution and its gradients."""
 
+import copyreg
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -207,6 +208,14 @@ def pack_conv2d_weight(weight: ArrayLike, groups: int = 1) -> _core.PackedWeight
     array([75., 75., 75., 75.], dtype=float32)
     """
     return _core.pack_conv2d_weight(weight, groups)
+
+
+def _packed_weight(*state: Any) -> _core.PackedWeight:
+    return _core.packed_weight_of(state)
+
+
+# For pickles and copies, also of the packed weights of linear layers.
+copyreg.pickle(_core.PackedWeight, lambda packed: (_packed_weight, packed.state))
 
 
 def conv_transpose2d(
