@@ -314,6 +314,7 @@ def a_training_from_start_to_end(rng):
     return [*net.state_dict().values(), nn.predict(net, images), np.array(losses)]
 
 
+@case
 def optimizers(rng):
     """Steps on a layer of more than a million weights, which are divided among threads."""
     arrays = []

@@ -9,6 +9,7 @@ import pytest
 import reference_conv2d as ref
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import growth_in_mib
 from reference import same_bits
 from strategies import laid_out
 
@@ -182,3 +183,16 @@ def test_refusals_of_packed_weights():
 def test_refusals_of_backward():
     with pytest.raises(ValueError, match=r"grad_output has shape \(2, 4\); it must be \(2, 3\)"):
         so.linear_backward(np.ones((2, 4)), np.ones((2, 4)), np.ones((3, 4)))
+
+
+@pytest.mark.parametrize("rows", [1, 8, 300])
+def test_memory_is_bounded(isa, rows):
+    """No copy of the weight, of 32 MB: scratch of a few MB a thread."""
+    if isa == "baseline" and rows == 300:
+        pytest.skip("emulated fma is slow")
+    setup = f"""
+x, w = np.ones(({rows}, 2048), np.float32), np.ones((4096, 2048), np.float32)
+y = np.ones(({rows}, 4096), np.float32)
+so.linear(x[:1], w[:8])"""
+    of_input = "so.linear_backward(y, x, w, output_mask=(True, False, False))"
+    assert growth_in_mib(isa, setup, f"so.linear(x, w)\n{of_input}") < 24
