@@ -18,9 +18,9 @@ def axis_matrix(n, out, mode, align_corners, factor):
     matrix = np.zeros((out, n), object)
     for o in range(out):
         ratio = Fraction(n, out) if factor is None else 1 / Fraction(factor)
+        if out == n or (mode == "nearest" and out == 2 * n):
+            ratio = Fraction(n, out)
         if mode == "nearest":
-            if out in (n, 2 * n):
-                ratio = Fraction(n, out)
             matrix[o, min(int(o * ratio), n - 1)] = Fraction(1)
             continue
         if align_corners:
@@ -49,7 +49,7 @@ def place_error(x, settings):
     return 2.0**-50 * max(x.shape) * float(abs(x.astype(np.float64)).max())
 
 
-FACTORS = [0.5, 1, 1.5, 2, 3, 2.25, 0.25]
+FACTORS = [0.5, 1, 1.125, 1.5, 2, 3, 2.25, 0.25]
 
 
 @st.composite
@@ -144,6 +144,18 @@ def test_whole_positions_of_nearest_are_exact():
         for out in range(1, 60):
             got = so.interpolate(np.arange(float(n)).reshape(1, 1, n), (1, out)).ravel()
             assert np.array_equal(got, np.arange(out) * n // out)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_factor_that_changes_no_size_changes_nothing(mode):
+    """As in PyTorch, axis by axis; 16 columns become 18."""
+    x = np.random.default_rng(2).standard_normal((2, 3, 7, 16))
+    y = so.interpolate(x, scale_factor=1.125, mode=mode)
+    assert same_bits(y, so.interpolate(x, scale_factor=(1.0, 1.125), mode=mode))
+    assert same_bits(
+        so.interpolate_backward(y, x.shape, mode, scale_factor=1.125),
+        so.interpolate_backward(y, x.shape, mode, scale_factor=(1.0, 1.125)),
+    )
 
 
 @pytest.mark.parametrize("factor", [49.0, 98.0, 103.0, 107.0, 161.0, 187.0, 196.0, 197.0])

@@ -51,8 +51,9 @@ AxisTaps<C> make_taps(char* memory, std::ptrdiff_t in, std::ptrdiff_t out, doubl
     t.second = t.first + out;
     t.begin = t.second + out;
     t.end = t.begin + in;
-    // As PyTorch: nearest images of the same or twice the size ignore a fractional factor.
-    const bool from_sizes = factor == 0 || (bilinear ? align_corners : out == in || out == 2 * in);
+    // As PyTorch: a factor that leaves the size as it is changes nothing, nor does a fraction more
+    // than 2 where the nearest pixel is taken.
+    const bool from_sizes = factor == 0 || out == in || (bilinear ? align_corners : out == 2 * in);
     for (std::ptrdiff_t i = 0; i < in; ++i) {
         t.begin[i] = static_cast<std::int32_t>(out);
         t.end[i] = 0;

@@ -34,7 +34,8 @@ def interpolate(
         Exactly one of `size` and `scale_factor` must be given.
     mode : "nearest" or "bilinear"
         Nearest takes row floor(i / factor), or i // 2 where the size doubles exactly. Bilinear
-        weights the four pixels around ((i + 1/2) / factor - 1/2, ...), clamped to the image.
+        weights the four pixels around ((i + 1/2) / factor - 1/2, ...), clamped to the image. A
+        factor that leaves the number of rows or columns as it is changes nothing along them.
     align_corners : bool
         Bilinear only: the centres of the corner pixels of both images coincide; row i lies at
         i * (H - 1) / (OH - 1), whatever the factor.
