@@ -163,6 +163,10 @@ def test_probability_is_checked(p, training):
 def test_dropout_refuses():
     with pytest.raises(TypeError, match=r"p='0\.5'"):
         so.dropout(np.ones(3), "0.5")
+    with pytest.raises(TypeError, match="rng='seed' is not allowed; a Generator"):
+        so.dropout(np.ones(3), rng="seed")
+    with pytest.raises(ValueError, match="rng=-1 is not allowed"):
+        so.dropout(np.ones(3), rng=-1)
     with pytest.raises(TypeError, match="mask has dtype"):
         so.dropout_backward(np.ones(3), np.ones(3))
     with pytest.raises(ValueError, match="mask"):

@@ -90,7 +90,7 @@ def run(*arguments, cwd, **settings):
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=settings.pop("stderr", subprocess.STDOUT),
         text=True,
         # Ctrl-C works also where the tests were started in the background, which ignores it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -104,6 +104,13 @@ def test_models_lists_all(capsys):
     assert [line.split()[0] for line in lines[1:]] == list(models.NETWORKS)
     row = next(line for line in lines if line.startswith("resnet50 "))
     assert row.split() == ["resnet50", "25,557,032", "4,089,184,256", "3x224x224"]
+
+
+def test_nobody_reads_on(tmp_path):
+    with run("models", cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 def test_summary_prints_a_table(capsys):
@@ -180,6 +187,9 @@ def test_train_refuses_what_it_cannot_do(tmp_path, capsys):
     assert "folder.npz" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", "resnet50"])
+    with pytest.raises(SystemExit):
+        main(["train", "lenet5", "--seed", "-1"])
+    assert "argument --seed: -1 is negative" in capsys.readouterr().err
     for size in ("-3", "100000000"):
         assert main(["summary", "lenet5", "--size", size]) == 1
         assert f"lenet5 cannot take {size}x{size}" in capsys.readouterr().err

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 import stableops
 from stableops._demo import tour
-from stableops._networks import add_commands, check_writable
+from stableops._networks import add_commands, check_writable, whole_number
 
 __all__ = ["main"]
 
@@ -37,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped")
         return 130
+    except BrokenPipeError:
+        # Nobody reads on, as after `| head`, nor what is still to be written at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return status
 
 
@@ -56,10 +61,10 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the picture to write (default: %(default)s)",
     )
-    demo.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="default: 0")
+    demo.add_argument("--seed", type=whole_number, default=0, metavar="N", help="default: 0")
     demo.add_argument(
         "--epochs",
-        type=_whole_number,
+        type=whole_number,
         default=tour.EPOCHS,
         metavar="N",
         help="length of the training (default: %(default)s)",
@@ -80,14 +85,6 @@ def _demo(options: argparse.Namespace) -> int:
         )
         return 1
     return 0
-
-
-def _whole_number(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        msg = f"{number} is negative"
-        raise argparse.ArgumentTypeError(msg)
-    return number
 
 
 if __name__ == "__main__":

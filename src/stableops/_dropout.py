@@ -42,9 +42,9 @@ def dropout(
     Raises
     ------
     TypeError
-        If `input` has a dtype that is not allowed, or `p` is no number.
+        If `input` has a dtype that is not allowed, `p` is no number, or `rng` no generator or seed.
     ValueError
-        If `p` is not in [0, 1].
+        If `p` is not in [0, 1], or a seed is negative.
 
     Notes
     -----
@@ -81,7 +81,11 @@ def _mask(
     shape: tuple[int, ...], p: float, rng: np.random.Generator | int | None
 ) -> NDArray[np.bool_]:
     if not isinstance(rng, np.random.Generator):
-        rng = np.random.Generator(np.random.Philox(rng))
+        try:
+            rng = np.random.Generator(np.random.Philox(rng))
+        except (TypeError, ValueError) as error:
+            msg = f"rng={rng!r} is not allowed; a Generator, a seed or None is"
+            raise type(error)(msg) from None
     threshold = round(p * 2**32)
     if threshold == 2**32:
         return np.zeros(shape, bool)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["add_commands", "check_writable"]
+__all__ = ["add_commands", "check_writable", "whole_number"]
 
 LEARNERS = [name for name, (_, shape) in models.NETWORKS.items() if shape[0] == 1]
 """Networks for pictures of one channel."""
@@ -53,7 +53,9 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument(
         "--rate", type=float, metavar="X", help="learning rate (default: by network)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, metavar="N", help="default: %(default)s"
+    )
     parser.add_argument(
         "--weights",
         type=Path,
@@ -69,6 +71,15 @@ def check_writable(path: Path) -> None:
         pass
     if is_new:
         path.unlink()
+
+
+def whole_number(text: str) -> int:
+    """Read an argument of the command line that is not negative."""
+    number = int(text)
+    if number < 0:
+        msg = f"{number} is negative"
+        raise argparse.ArgumentTypeError(msg)
+    return number
 
 
 def _models(_options: argparse.Namespace) -> int:
