@@ -298,6 +298,31 @@ def test_a_small_file_does_not_fill_the_memory(tmp_path):
     assert len(state) == 300
 
 
+NESTED = b"N" + b"2\x86" * 60  # None, and sixty times a pair of what there is with itself
+ORDERED = b"\x80\x02ccollections\nOrderedDict\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02}" + NESTED + b"Ns.",
+        b"\x80\x02(" + NESTED + b"Nd.",
+        b"\x80\x04(" + NESTED + b"\x91.",
+        b"\x80\x04\x8f(" + NESTED + b"\x90.",
+        ORDERED + b"](" + NESTED + b"N\x86e\x85R.",
+        ORDERED + b")R}" + NESTED + b"Nsb.",
+    ],
+    ids=["SETITEM", "DICT", "FROZENSET", "ADDITEMS", "REDUCE", "BUILD"],
+)
+def test_a_small_file_does_not_take_for_ever(data, tmp_path):
+    """To hash a nested tuple takes as long as writing it out, which is 2^60 long."""
+    path = tmp_path / "net.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", data)
+    with pytest.raises(ValueError, match="unhashable"):
+        nn.load_weights(path)
+
+
 def test_messages_are_short(tmp_path):
     """Also where what they name is written a million times longer than it is stored."""
     path = tmp_path / "net.pth"

@@ -99,6 +99,25 @@ class RebuildParameter:
         return tensor
 
 
+class Parts(tuple[Any, ...]):
+    """A tuple that cannot be a key: to hash one that holds itself twice, sixty times over, takes
+    for ever."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _without_hash(load: Any) -> Any:
+    def load_parts(reader: Any) -> None:
+        load(reader)
+        reader.stack[-1] = Parts(reader.stack[-1])
+
+    return load_parts
+
+
+TUPLES = pickle.EMPTY_TUPLE + pickle.TUPLE + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3
+
+
 class Unpickler(pickle._Unpickler):
     """Knows the names that weights need, and none else.
 
@@ -107,7 +126,7 @@ class Unpickler(pickle._Unpickler):
     """
 
     dispatch: ClassVar[Any] = {
-        code: load
+        code: _without_hash(load) if code in TUPLES else load
         for code, load in pickle._Unpickler.dispatch.items()
         if code != pickle.BYTEARRAY8[0]
     }
