@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-INSTALL = "pip install torch==2.13.0 && pip install --no-deps torchvision==0.28.0"
+INSTALL = "pip install torch==2.13.0 pillow && pip install --no-deps torchvision==0.28.0"
 
 torch = pytest.importorskip("torch", reason=INSTALL)
+pytest.importorskip("PIL", reason=INSTALL)
 _found = importlib.util.find_spec("torchvision")
 if _found is None:
     pytest.skip(INSTALL, allow_module_level=True)
