@@ -8,6 +8,7 @@ import tracemalloc
 import zipfile
 from collections import OrderedDict
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -265,6 +266,26 @@ def test_any_name_can_be_saved(tmp_path):
     state = {"file": np.ones(3), "allow_pickle": np.zeros(2), "a/b.weight": np.ones((2, 0))}
     nn.save_weights(path, state)
     same(nn.load_weights(path), state)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_bfloat16_comes_back(suffix, tmp_path):
+    if suffix == "safetensors":
+        pytest.importorskip("safetensors", reason='pip install "stableops[safetensors]"')
+    path = tmp_path / f"net.{suffix}"
+    net = nn.Linear(3, 2).initialize(np.random.default_rng(0)).astype(ml_dtypes.bfloat16)
+    nn.save_weights(path, net.state_dict())
+    other = nn.Linear(3, 2).astype(ml_dtypes.bfloat16)
+    other.load_state_dict(nn.load_weights(path))
+    same(other.state_dict(), net.state_dict())
+
+
+def test_an_npz_of_something_else(tmp_path):
+    path = tmp_path / "net.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "hello")
+    with pytest.raises(ValueError, match=r"its entry 'notes\.txt' is no array"):
+        nn.load_weights(path)
 
 
 def test_a_small_file_does_not_fill_the_memory(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def save_weights(path: str | Path, state: Mapping[str, Array]) -> None:
     Parameters
     ----------
     path : path
-        Ends with ``.npz``, or ``.safetensors`` (needs the package `safetensors`).
+        Ends with ``.npz``, or ``.safetensors`` (needs the package `safetensors`). An ``.npz`` has
+        no bfloat16; it becomes float32.
     state : mapping of str to ndarray
         The arrays.
 
@@ -119,8 +121,9 @@ def _save_npz(path: Path, arrays: dict[str, Array]) -> None:
     """Save as `numpy.savez` does, whose own arguments cannot be names of arrays."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
+            known = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
+                np.lib.format.write_array(entry, known, allow_pickle=False)
 
 
 def _load_npz(path: Path) -> dict[str, Array]:
@@ -128,7 +131,12 @@ def _load_npz(path: Path) -> dict[str, Array]:
         msg = "it is no .npz file"
         raise ValueError(msg)
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        state = {name: arrays[name] for name in arrays.files}
+    for name, array in state.items():
+        if not isinstance(array, np.ndarray):
+            msg = f"its entry {reprlib.repr(name)} is no array"
+            raise ValueError(msg)
+    return state
 
 
 def _reported(path: Path, load: Any) -> dict[str, Array]:
