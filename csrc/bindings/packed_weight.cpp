@@ -144,13 +144,12 @@ FloatArray unpacked_weight(const py::object& weight, const char* function) {
 }
 
 void bind_packed_weight(py::module_& m) {
-    // A plain type, as the stub says; one that Python makes without content would be no weight.
-    py::class_<PackedWeight> type(
-        m, "PackedWeight", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)),
-        py::custom_type_setup([](PyHeapTypeObject* heap_type) {
-            heap_type->ht_type.tp_flags |= Py_TPFLAGS_DISALLOW_INSTANTIATION;
-        }));
+    // A plain type, as the stub says.
+    py::class_<PackedWeight> type(m, "PackedWeight",
+                                  py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)));
     packed_type = reinterpret_cast<PyTypeObject*>(type.ptr());
+    // What Python makes without content would be no weight.
+    packed_type->tp_new = nullptr;
     type.def_property_readonly("shape", [](const PackedWeight& w) { return shape_tuple(w.shape); })
         .def_property_readonly("groups", [](const PackedWeight& w) { return w.groups; })
         .def_property_readonly("dtype", [](const PackedWeight& w) { return w.dtype_object; })
