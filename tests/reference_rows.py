@@ -217,6 +217,18 @@ def adversarial_rows(dtype):
         return {name: np.array(x, np.float64).astype(dtype) for name, x in rows.items()}
 
 
+def long_rows(dtype):
+    """Rows of which a few elements are compared: (row, their places, the first the largest)."""
+    dominated = np.resize(np.random.default_rng(3).uniform(-2, 2, 64), 128_256)
+    dominated[77_777] = 60
+    return [
+        (np.full(50_000, 0.37).astype(dtype), [0, 49_999]),
+        (np.zeros(70_000, dtype), [0, 69_999]),  # a sum beyond the largest float16
+        (dominated.astype(dtype), [77_777, 0, 128_255]),
+        (np.where(dominated == 60, 5, -30).astype(dtype), [77_777, 0, 128_255]),
+    ]
+
+
 def dominated_rows(k):
     """A batch of float64 rows [t, 0 x k] for t from 0 to 800."""
     x = np.zeros((1601, k + 1))

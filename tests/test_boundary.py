@@ -43,6 +43,24 @@ def test_masked_array_refused():
         so.relu(np.ma.array([1.0, 2.0], mask=[0, 1]))
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("labels", lambda v: so.softmax_cross_entropy(np.zeros((2, 2)), v)),
+        ("labels", lambda v: so.softmax_cross_entropy(np.zeros(2), v)),
+        ("labels", lambda v: so.linear_cross_entropy(np.zeros((2, 3)), np.zeros((2, 3)), v)),
+        ("labels", lambda v: so.sigmoid_cross_entropy(np.zeros(2), v)),
+        ("idxs", lambda v: so.batched_nms(np.zeros((2, 4)), np.zeros(2), v, 0.5)),
+        ("b", lambda v: so.logsumexp(np.zeros(2), b=v)),
+        ("where", lambda v: so.softmax(np.zeros(2), where=v)),
+        ("out", lambda v: so.relu(np.zeros(2, int), out=v.astype(float))),
+    ],
+)
+def test_masked_arrays_refused_everywhere(name, call):
+    with pytest.raises(TypeError, match=f"{name} is a masked array"):
+        call(np.ma.array([1, 0], mask=[0, 1]))
+
+
 def test_ragged_list_refused():
     with pytest.raises(TypeError, match="x is no array"):
         so.relu([[1.0], [1.0, 2.0]])
@@ -64,6 +82,14 @@ class Exporter:
 def test_dlpack():
     x = np.arange(-3.0, 3.0).reshape(2, 3)
     assert same_bits(so.relu(Exporter(x)), relu(x))
+
+
+def test_dlpack_labels():
+    x, k = np.array([[1.0, 3.0], [2.0, 0.0]]), np.array([1, 0])
+    expected = so.softmax_cross_entropy(x, k)
+    assert same_bits(so.softmax_cross_entropy(Exporter(x), Exporter(k)), expected)
+    w = np.eye(2)
+    assert same_bits(so.linear_cross_entropy(Exporter(x), w, Exporter(k)), expected)
 
 
 def test_dlpack_that_fails():

@@ -12,6 +12,7 @@ from reference_rows import (
     bound,
     dominated_rows,
     error,
+    long_rows,
     number,
     row,
     ulp,
@@ -47,6 +48,12 @@ def test_dominated_rows(k, dtype):
     y = so.logsumexp(x)
     for i in range(len(x)):
         check(y[i], x[i])
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_long_rows(dtype):
+    for x, _ in long_rows(dtype):
+        check(so.logsumexp(x), x)
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
@@ -250,6 +257,8 @@ def test_special_values(cols, dtype):
         assert np.isnan(so.logsumexp(x).astype(np.float64))
         x[:] = -inf
         assert so.logsumexp(x) == -inf
+        x[position] = inf
+        assert so.logsumexp(x) == inf
         x[position] = 1.5
         assert so.logsumexp(x) == dtype(1.5)
 

@@ -668,6 +668,12 @@ def test_index_outside_the_image(dtype, layout, value):
         so.max_pool2d_backward(grad, placed(indices, layout), (2, 3, 6, 8))
 
 
+def test_unsigned_index_outside_the_image():
+    indices = np.full((1, 1, 1), 2**64 - 1, np.uint64)
+    with pytest.raises(IndexError, match=r"indices\(0, 0, 0\) is 18446744073709551615; "):
+        so.max_pool2d_backward(np.ones((1, 1, 1)), indices, (1, 2, 2))
+
+
 def test_window_too_wide_for_carried_offsets():
     x = np.broadcast_to(np.float32(1), (1, 1, 2, 2**31))
     with pytest.raises(ValueError, match="reach over at most 2147483647 elements"):

@@ -260,6 +260,39 @@ def test_sums_have_one_rounding(n, dtype):
         assert error <= 0.55, error
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_mean_of_ten_million_elements(dtype, isa):
+    """Of a few elements, so that the exact mean is known."""
+    if isa != so.available_isas()[-1]:
+        return  # it takes long, and means have the same bits on all levels
+    x = (np.random.default_rng(5).standard_normal(64) * 5).astype(dtype)
+    which = np.random.default_rng(6).integers(0, 64, 10_000_019)
+    y = np.resize(np.array([0, 1, 0.25], dtype), 64)
+    losses = [
+        reference.sigmoid_cross_entropy(float(a), float(b)) for a, b in zip(x, y, strict=True)
+    ]
+    counts = np.bincount(which, minlength=64)
+    with mpmath.workprec(300):
+        total = mpmath.fsum(int(n) * v for n, v in zip(counts, losses, strict=True))
+        mean = total / which.size
+    x, y = x[which], y[which]
+    assert ulp_error(so.sigmoid_cross_entropy(x, y), mean, dtype) <= 1
+    assert ulp_error(so.sigmoid_cross_entropy(x, y, reduction="sum"), total, dtype) <= 1
+
+
+def test_negative_weights_and_nan():
+    x, y = np.array([1.0, -2.0, 0.5]), np.array([0.0, 1.0, 1.0])
+    plain, plain_grad = ours(x, y)
+    settings = {"reduction": "none", "return_grad": True}
+    for name, factor in (("weight", [-3, -3, -3]), ("pos_weight", [1, -3, -3])):
+        loss, grad = so.sigmoid_cross_entropy(x, y, **{name: factor}, **settings)
+        np.testing.assert_allclose(loss, plain * factor, rtol=1e-15)
+        np.testing.assert_allclose(grad, plain_grad * factor, rtol=1e-15)
+        for values in so.sigmoid_cross_entropy(x, y, **{name: [1, np.nan, 1]}, **settings):
+            assert np.isnan(values).tolist() == [False, True, False]
+        assert np.isnan(so.sigmoid_cross_entropy(x, y, **{name: [1, np.nan, 1]}))
+
+
 def test_check_of_sums_refuses_a_float32_sum():
     x = (np.random.default_rng(0).standard_normal(50_001) * 8).astype(np.float32)
     loss = so.sigmoid_cross_entropy(x, np.ones_like(x), reduction="none")

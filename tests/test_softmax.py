@@ -8,7 +8,15 @@ import reference_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import same_bits
-from reference_rows import adversarial_rows, bound, dominated_rows, error, row, worst_error
+from reference_rows import (
+    adversarial_rows,
+    bound,
+    dominated_rows,
+    error,
+    long_rows,
+    row,
+    worst_error,
+)
 from strategies import FLOAT_DTYPES, LAYOUTS, arrays, finite, laid_out, with_specials
 
 import stableops as so
@@ -62,13 +70,14 @@ def test_dominated_rows(k, dtype):
     assert same_bits(y[:, 1:], np.repeat(y[:, 1:2], k, axis=1))
 
 
-def test_long_row_one_dominant():
-    x = np.full(128_256, -30.0, np.float32)
-    x[77_777] = 5.0
-    y, z = so.softmax(x), so.log_softmax(x)
-    for i in (0, 77_777, 128_255):
-        assert error(y[i], row(x).softmax()[i], np.float32) <= 1
-        assert error(z[i], row(x).log_softmax()[i], np.float32) <= 1
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_long_rows(dtype):
+    for x, places in long_rows(dtype):
+        p, log_p = row(x).softmax(), row(x).log_softmax()
+        y, z = so.softmax(x), so.log_softmax(x)
+        for i in places:
+            assert error(y[i], p[i], dtype) <= bound(1.0, 1.0, dtype)
+            assert error(z[i], log_p[i], dtype) <= bound(1.0, 1.5, dtype)
 
 
 def test_acceptance():
@@ -138,8 +147,8 @@ def test_special_values(f, cols, dtype):
         expected = np.full(cols, 0.0 if f is so.softmax else -inf, dtype)
         expected[position] = 1.0 if f is so.softmax else 0.0
         assert same_bits(f(x) + np.zeros((), dtype), expected)
-    x = np.array([inf, -inf, nan, 1.0], dtype)
-    assert np.isnan(f(x).astype(np.float64)).all()
+    for values in ([inf, -inf], [inf, -inf, nan, 1.0]):
+        assert np.isnan(f(np.array(values, dtype)).astype(np.float64)).all()
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
@@ -168,6 +177,23 @@ def test_where_leaves_elements_out(f, dtype, data):
     rows = keep.any(axis=1)
     expected = np.where(keep, f(left_out), np.array(absent, dtype))
     assert same_bits(y[rows], expected[rows])
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_gradient_of_what_is_left_out_is_zero(dtype):
+    """Fully masked rows poison no gradient (pytorch 24816, 41508, 103749, 131060)."""
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, 4, 40)).astype(dtype)
+    keep = rng.random((4, 40)) < 0.5
+    keep[1] = False
+    x[~keep] = np.nan
+    gradient = so.softmax_backward(g, so.softmax(x, where=keep))
+    assert (gradient[~keep] == 0).all()
+    assert gradient[keep].all()
+    # log_softmax cannot be differentiated at -inf, where no loss depends on it.
+    gradient = so.log_softmax_backward(np.where(keep, g, 0), so.log_softmax(x, where=keep))
+    assert (gradient[~keep] == 0).all()
+    assert gradient[keep].all()
 
 
 def test_where_broadcasts():

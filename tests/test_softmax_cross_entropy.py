@@ -14,6 +14,7 @@ from reference_rows import (
     bound,
     dominated_rows,
     error,
+    long_rows,
     number,
     row,
     worst_error,
@@ -70,6 +71,19 @@ def test_dominated_rows(k, dtype):
                 gradient = [p[c] - int(c == label) for c in (0, k)]
             assert error(losses[i], loss, dtype) <= bound(1.0, 1.5, dtype)
             assert worst_error(gradients[i, [0, k]], gradient, dtype) <= bound(1.0, 2.0, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_long_rows(dtype):
+    for x, places in long_rows(dtype):
+        p, log_p = row(x).softmax(), row(x).log_softmax()
+        for label in places[:2]:
+            loss, gradient = so.softmax_cross_entropy(x, label, return_grad=True)
+            assert error(loss, -log_p[label], dtype) <= bound(1.0, 1.5, dtype)
+            for i in places:
+                with mp.workprec(PRECISION):
+                    exact = p[i] - int(i == label)
+                assert error(gradient[i], exact, dtype) <= bound(1.0, 2.0, dtype)
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
@@ -202,12 +216,22 @@ def test_reductions(smoothing, weighted, reduction, dtype):
             assert error(g, e / divisor, dtype) <= bound(1.0, 2.0, dtype)
 
 
-def test_mean_of_many_samples():
-    x = np.zeros((1_000_003, 2), np.float32)
-    x[:, 0] = 0.1
-    k = np.zeros(len(x), np.int64)
-    loss = so.softmax_cross_entropy(x, k)
-    assert error(loss, row(x[0]).cross_entropy(exact_weights(2, 0))[0], np.float32) <= 1
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_mean_of_ten_million_samples(dtype, isa):
+    """Of a few rows, so that the exact mean is known."""
+    if isa != so.available_isas()[-1]:
+        return  # it takes long, and means have the same bits on all levels
+    rows = (np.random.default_rng(5).standard_normal((64, 2)) * 5).astype(dtype)
+    which = np.random.default_rng(6).integers(0, 64, 10_000_019)
+    labels = (which % 2).astype(np.int64)
+    losses = [row(r).cross_entropy(exact_weights(2, i % 2))[0] for i, r in enumerate(rows)]
+    with mp.workprec(PRECISION):
+        counts = np.bincount(which, minlength=64)
+        total = mp.fsum(int(n) * v for n, v in zip(counts, losses, strict=True))
+        mean = total / len(which)
+    x = rows[which]
+    assert error(so.softmax_cross_entropy(x, labels), mean, dtype) <= 1
+    assert error(so.softmax_cross_entropy(x, labels, reduction="sum"), total, dtype) <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64])
@@ -252,6 +276,27 @@ def test_special_values():
         so.softmax_cross_entropy([[largest, -largest]], [1], weight=[1, 0.25], reduction="sum")
         == largest / 2
     )
+
+
+def test_negative_weights_and_nan():
+    """Allowed as in PyTorch: a class's weight is a factor like any other."""
+    x = np.array([[0.5, 1.0], [2.0, -1.0], [0.0, 3.0]])
+    k = np.array([0, 1, 1])
+    for dtype in FLOAT_DTYPES:
+        for i in range(3):
+            got = so.softmax_cross_entropy(
+                x[i].astype(dtype), k[i], weight=[-2, 0.75], reduction="sum", return_grad=True
+            )
+            check(got, x[i].astype(dtype), exact_weights(2, k[i], weight=[-2, 0.75]))
+    each, gradient = so.softmax_cross_entropy(
+        x, k, weight=[np.nan, 2], reduction="none", return_grad=True
+    )
+    assert np.isnan(each).tolist() == [True, False, False]
+    assert np.isnan(gradient).tolist() == [[True] * 2, [False] * 2, [False] * 2]
+    assert np.isnan(so.softmax_cross_entropy(x, k, weight=[np.nan, 2]))
+    assert np.isfinite(so.softmax_cross_entropy(x[1:], k[1:], weight=[np.nan, 2]))
+    # Weights that sum to 0: the mean divides by it.
+    assert not np.isfinite(so.softmax_cross_entropy(x[:2], [0, 1], weight=[-1, 1]))
 
 
 def test_ignored_samples():
@@ -317,7 +362,7 @@ def test_axis_and_layouts(kind, dtype, layout):
         )
 
 
-def test_long_rows(threads):
+def test_long_rows_alone_and_together(threads):
     rng = np.random.default_rng(2)
     x = (rng.standard_normal((3, 70_000)) * 3).astype(np.float32)
     k = np.array([69_999, 12, 8192])
@@ -363,6 +408,9 @@ def test_rejected():
         so.softmax_cross_entropy(x, [0, 1], reduction="avg")
     with pytest.raises(ValueError, match="no classes"):
         so.softmax_cross_entropy(np.zeros((2, 0)), [0, 1])
+    for labels in (0, 1.0):
+        with pytest.raises(ValueError, match=r"logits has shape \(\) and no classes"):
+            so.softmax_cross_entropy(3.0, labels)
     with pytest.raises(TypeError, match="axis"):
         so.softmax_cross_entropy(x, [0, 1], axis=(0, 1))
     with pytest.raises(ValueError, match="axis=2"):

@@ -89,14 +89,18 @@ py::object take(PyObject* owned) {
     return py::reinterpret_steal<py::object>(owned);
 }
 
+void refuse_masked(const py::object& x, const char* name) {
+    if (py::isinstance(x, py::module_::import("numpy.ma").attr("MaskedArray")))
+        throw py::type_error(std::string(name) +
+                             " is a masked array; pass its data, and a mask as where= if the "
+                             "operation has it");
+}
+
 // An ndarray for any array-like; one that exports DLPack is not copied.
 py::object any_array(const py::object& x, const char* name) {
     if (PyArray_CheckExact(x.ptr())) return x;
     if (PyArray_Check(x.ptr())) {
-        if (py::isinstance(x, py::module_::import("numpy.ma").attr("MaskedArray")))
-            throw py::type_error(std::string(name) +
-                                 " is a masked array; pass its data, and a mask as where= if the "
-                                 "operation has it");
+        refuse_masked(x, name);
         return take(PyArray_FROM_OF(x.ptr(), NPY_ARRAY_ENSUREARRAY));
     }
     if (py::hasattr(x, "__dlpack__")) {
@@ -259,6 +263,8 @@ std::string shape_text(int ndim, const npy_intp* shape) {
 
 std::string shape_text(const Array& array) { return shape_text(array.ndim(), array.shape()); }
 
+Array as_array(const py::object& x, const char* name) { return {any_array(x, name)}; }
+
 FloatArray as_float_array(const py::object& x, const char* name) {
     py::object array = any_array(x, name);
     PyArrayObject* a = reinterpret_cast<PyArrayObject*>(array.ptr());
@@ -387,6 +393,7 @@ Output::Output(const py::object& out, Dtype dtype, int ndim, const npy_intp* sha
     if (!PyArray_Check(out.ptr()))
         throw py::type_error("out is of type " + text_of(py::type::of(out).attr("__name__")) +
                              "; it must be a numpy array");
+    if (!PyArray_CheckExact(out.ptr())) refuse_masked(out, "out");
     PyArrayObject* a = reinterpret_cast<PyArrayObject*>(out.ptr());
     PyArray_Descr* wanted = descr_of(dtype);
     Dtype out_dtype;

@@ -67,6 +67,9 @@ struct FloatArray : Array {
     bool was_integral = false;  // integers or bools, which have no say in the dtype of the result
 };
 
+// Any array-like as an array of whatever dtype. TypeError for masked arrays.
+Array as_array(const py::object& x, const char* name);
+
 // Any array-like as an array of one of the four float types; integers and bools become float64.
 // TypeError for masked arrays and for complex, object, string, longdouble and other dtypes. Copies
 // where the dtype, the byte order or the alignment leaves no other way, and only there.

@@ -65,9 +65,9 @@ py::object linear_cross_entropy(const py::object& input, const py::object& weigh
         integer_in(ignore_index_object, ignore_index_object, "ignore_index", no_least, no_most);
     const double smoothing = number_in(label_smoothing, "label_smoothing", 0, 1);
     const Reduction reduction = reduction_of(reduction_object);
-    const py::object labels_array = py::module_::import("numpy").attr("asarray")(labels_object);
-    const bool were_unsigned = PyTypeNum_ISUNSIGNED(PyArray_TYPE(Array{labels_array}.get()));
-    const Array labels = contiguous(as_int64_array(labels_array, "labels"));
+    const Array any_labels = as_array(labels_object, "labels");
+    const bool were_unsigned = PyTypeNum_ISUNSIGNED(PyArray_TYPE(any_labels.get()));
+    const Array labels = contiguous(as_int64_array(any_labels.owner, "labels"));
     if (labels.ndim() != x.ndim() - 1 ||
         !std::equal(labels.shape(), labels.shape() + labels.ndim(), x.shape()))
         throw py::value_error("labels has shape " + shape_text(labels) + "; it must be " +

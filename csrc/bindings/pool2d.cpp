@@ -300,7 +300,8 @@ py::object value_at(const Array& array, std::ptrdiff_t flat) {
 py::object max_pool2d_backward(const py::object& grad_output, const py::object& indices_object,
                                const py::object& input_shape) {
     const FloatArray grad = as_float_array(grad_output, "grad_output");
-    const Array indices = as_int64_array(indices_object, "indices");
+    const Array any_indices = as_array(indices_object, "indices");
+    const Array indices = as_int64_array(any_indices.owner, "indices");
     const Images g = images(grad, "grad_output");
     check_same_shape(grad, "grad_output", indices, "indices");
     const Images x = image_shape(input_shape, g, grad);
@@ -333,7 +334,7 @@ py::object max_pool2d_backward(const py::object& grad_output, const py::object& 
         });
     if (outside >= 0)
         throw py::index_error("indices" + position_text(outside, indices) + " is " +
-                              text_of(value_at(indices, outside)) + "; a plane of " +
+                              text_of(value_at(any_indices, outside)) + "; a plane of " +
                               std::to_string(x.h) + " x " + std::to_string(x.w) +
                               " has the positions 0 to " + std::to_string(x.h * x.w - 1));
     return grad_x.object;

@@ -16,6 +16,7 @@ bool has_shape(const Array& a, int ndim, const npy_intp* shape) {
 }
 
 int single_axis(const py::object& axis, const Array& logits) {
+    if (logits.ndim() == 0) throw py::value_error("logits has shape () and no classes");
     if (!PyIndex_Check(axis.ptr()))
         throw py::type_error("axis=" + text_of(axis) + " is not allowed; an int is");
     if (PyLong_CheckExact(axis.ptr())) {
@@ -51,14 +52,10 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
     arguments.weight_rows = nullptr;
     Array indices;
     FloatArray labels = {};
-    const py::object labels_array =
-        PyArray_CheckExact(labels_object.ptr())
-            ? labels_object
-            : py::module_::import("numpy").attr("asarray")(labels_object);
-    const Array any_labels = {labels_array};
+    const Array any_labels = as_array(labels_object, "labels");
     const int labels_type = PyArray_TYPE(any_labels.get());
     if (has_shape(any_labels, logits.ndim(), logits.shape())) {
-        labels = as_float_array(labels_array, "labels");
+        labels = as_float_array(any_labels.owner, "labels");
         if (PyTypeNum_ISINTEGER(labels_type) || PyTypeNum_ISBOOL(labels_type)) {
             cast_to(labels, logits.dtype);
         } else {
@@ -68,7 +65,7 @@ py::object softmax_cross_entropy(const py::object& logits_object, const py::obje
             cast_to(labels, dtype);
         }
     } else if (has_shape(any_labels, kept.ndim, kept.size)) {
-        indices = contiguous(as_int64_array(labels_array, "labels"));
+        indices = contiguous(as_int64_array(any_labels.owner, "labels"));
         check_indices(indices, PyTypeNum_ISUNSIGNED(labels_type), classes, ignore_index);
         arguments.indices = indices.data<const std::int64_t>();
     } else {
