@@ -90,6 +90,12 @@ def nine_decades(count: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([corners, corners + sizes], axis=1)
 
 
+def points(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Next to no area, so that nothing overlaps."""
+    corners = rng.uniform(0, 10_000, (count, 2))
+    return np.concatenate([corners, corners + 0.002], axis=1)
+
+
 def crossing_strips(count: int, rng: np.random.Generator) -> np.ndarray:
     start = rng.uniform(0, 20_000, count)
     strips = np.stack([0 * start, start, 0 * start + 20_000, start + 1], axis=1)
@@ -104,6 +110,7 @@ SETS = {
     "on a line": on_a_line,
     "nine decades of size": nine_decades,
     "crossing strips": crossing_strips,
+    "points": points,
 }
 
 
@@ -199,6 +206,7 @@ CASES = [
     ),
     *(set_case(count, "image crowd") for count in (*BOXES, 1_000_000)),
     *(set_case(100_000, kind) for kind in SETS if kind != "image crowd"),
+    set_case(1_000_000, "points"),
     *(soft_nms_case(count, how) for how in ("linear", "gaussian") for count in (1_000, 10_000)),
     *(fusion_case(count) for count in (1_000, 10_000)),
     *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -101,6 +102,25 @@ def global_case(shape: tuple[int, int, int, int], layout: str) -> Case:
     )
 
 
+def adaptive_backward_case(shape: tuple[int, int, int, int], size: int, layout: str) -> Case:
+    grad_shape = (*shape[:2], size, size)
+    return Case(
+        name=f"adaptive_avg_pool2d_backward from {size}x{size} {shape_text(shape)} {layout}",
+        operation="adaptive_avg_pool2d_backward",
+        inputs=lambda rng: [rng.standard_normal(grad_shape, np.float32)],
+        options={"input_shape": shape},
+        flops=math.prod(grad_shape),
+        layout=layout,
+    )
+
+
 CASES = [
     case for pool in POOLS for layout in (NCHW, CHANNELS_LAST) for case in pool_cases(pool, layout)
-] + [global_case((8, 2048, 7, 7), layout) for layout in (NCHW, CHANNELS_LAST)]
+] + [
+    case
+    for layout in (NCHW, CHANNELS_LAST)
+    for case in (
+        global_case((8, 2048, 7, 7), layout),
+        adaptive_backward_case((8, 512, 28, 28), 7, layout),
+    )
+]

@@ -122,6 +122,10 @@ def adaptive_avg_pool2d(x, *, output_size):
     return lambda: F.adaptive_avg_pool2d(x, output_size)
 
 
+def adaptive_avg_pool2d_backward(grad_output, *, input_shape):
+    return lambda: F.adaptive_avg_pool2d_backward(grad_output, input_shape)
+
+
 def batch_norm_training(x, weight, bias):
     return lambda: F.batch_norm(x, None, None, weight, bias, True)
 

@@ -181,6 +181,13 @@ def adaptive_avg_pool2d(x, *, output_size):
     return on_numpy(lambda t: F.adaptive_avg_pool2d(t, output_size), x)
 
 
+def adaptive_avg_pool2d_backward(grad_output, *, input_shape):
+    x = torch.empty(input_shape)
+    if not grad_output.flags.c_contiguous:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return on_numpy(lambda g: aten._adaptive_avg_pool2d_backward(g, x), grad_output)
+
+
 def batch_norm_training(x, weight, bias):
     return on_numpy(lambda t, w, b: F.batch_norm(t, None, None, w, b, True), x, weight, bias)
 
