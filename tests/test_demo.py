@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib
+import importlib.util
 import io
 import os
 import re
@@ -462,6 +463,21 @@ def test_example_classify_photo(tmp_path):
     assert re.match(r" +\d+\.\d %  Egyptian cat\n", cat)
     assert re.match(r" +9\d\.\d %  espresso\n", cup)
     assert re.search(r"%  missile\n", rocket)
+
+
+def test_example_mtcnn_faces(tmp_path):
+    for package in ("facenet_pytorch", "skimage"):
+        if importlib.util.find_spec(package) is None:  # importing the first would need PyTorch
+            pytest.skip("see examples/mtcnn_faces.py")
+    run = run_python(EXAMPLES / "mtcnn_faces.py", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert [line.split()[0] for line in run.stdout.splitlines()[:3]] == ["P-Net", "R-Net", "O-Net"]
+    faces = re.findall(r"^face with probability (\S+) at (.*)$", run.stdout, re.MULTILINE)
+    assert len(faces) == 1
+    assert float(faces[0][0]) > 0.999
+    corners = [int(v) for v in re.findall(r"\d+", faces[0][1])]
+    np.testing.assert_allclose(corners, [181, 62, 268, 172], atol=1)
+    assert (tmp_path / "mtcnn-faces.png").stat().st_size > 100_000
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (10, 10), (19, 300), (20, 20), (60, 60)])
