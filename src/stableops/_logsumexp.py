@@ -36,7 +36,7 @@ def logsumexp(
         is True everywhere, and with `b`, the sum is formed in float64, so that the last bit of a
         float32 result may be another than without. Beside `b` it costs a copy of `b`.
     b : array_like, optional
-        Weights, broadcastable to `x`, of either sign. An element with weight 0 takes no part,
+        Weights, broadcast with `x`, of either sign. An element with weight 0 takes no part,
         whatever it is.
     return_sign : bool, default False
         Also return the sign of the sum, and the logarithm of its absolute value.

@@ -32,6 +32,7 @@ def sigmoid_cross_entropy(
         Of the shape of `logits`; any real values, also outside [0, 1].
     weight : array_like, optional
         The factor w, broadcast to the shape of `logits` and converted to the dtype of the result.
+        Negative and NaN factors are allowed, as in PyTorch.
     pos_weight : array_like, optional
         The factor p, likewise; one value a class, for instance.
     negatives : bool, default True
