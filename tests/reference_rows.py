@@ -155,6 +155,11 @@ FOUND_BY_SEARCH = {
     "log_softmax float32": "-0x1.8828e2p-2 -0x1.a99d62p+2 -0x1.8828e2p-2 -0x1.fcfb44p+0",
     "logsumexp float64": "-0x1.c244126b424e3p+0 -0x1.12b0b285ec91dp+1 -0x1.40cbac0be47a9p-2",
     "logsumexp float32": "-0x1.f1e75p+0 -0x1.f1e75p+0 -0x1.f1e75p+0 -0x1.f1e752p+0",
+    "logsumexp_backward float32": (
+        "-0x1.49b222p+0 -0x1.0ea376p+2 0x1.48d43p-7 0x1.e374fp+0 0x1.96253cp-1 0x1.98cc6ep+0 "
+        "-0x1.b24114p+0 0x1.a57b22p-1 0x1.0bec3p-1 -0x1.9eb6bcp+1 0x1.7557a4p+0 "
+        "-0x1.962cbep-3 0x1.2f1ef8p+1 0x1.6ecbb6p+1 0x1.a57b22p-1 -0x1.11d582p+1 0x1.724ecp+1"
+    ),
     "softmax_cross_entropy float32": (
         "-0x1.4f2fc2p-4 -0x1.8947b6p+5 -0x1.545a0ep+5 -0x1.b6aabp+5 -0x1.545a0ep+5 "
         "-0x1.9700c6p+2 -0x1.ea682ap+5"

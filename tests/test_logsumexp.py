@@ -17,6 +17,7 @@ from reference_rows import (
     row,
     ulp,
     weighted_sum,
+    worst_error,
 )
 from strategies import FLOAT_DTYPES, LAYOUTS, arrays, finite, laid_out
 
@@ -36,6 +37,8 @@ def check(y, x):
 def test_adversarial_rows(name, dtype):
     x = adversarial_rows(dtype)[name]
     check(so.logsumexp(x), x)
+    gradient = so.logsumexp_backward(dtype(1), x, so.logsumexp(x))
+    assert worst_error(gradient, row(x).softmax(), dtype) <= bound(1.0, 1.0, dtype)
     y = so.log_softmax(x)
     if len(x) < 200 and np.isfinite(y.astype(np.float64)).all():
         check(so.logsumexp(y), y)
