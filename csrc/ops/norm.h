@@ -55,7 +55,7 @@ template <bool rectify, class Isa, class C>
         const double* bias = affine.bias ? affine.bias + at : nullptr;
         if (affine.position_step != 0) {
             // The weights have a register's room behind their end.
-            for_each_vec<Isa, W::size>(
+            for_each_vec_overlapping<Isa, W::size>(
                 s.n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
                     W v = centred<Isa, C>(load_wide<Isa>(from + i, lanes), r);
 #pragma GCC unroll 2
@@ -70,7 +70,7 @@ template <bool rectify, class Isa, class C>
         } else {
             const D scale = weight ? r.rstd * D::splat(*weight) : r.rstd;
             const D shift = bias ? D::splat(*bias) : D::zero();
-            for_each_vec<Isa, W::size>(
+            for_each_vec_overlapping<Isa, W::size>(
                 s.n, [&](std::ptrdiff_t i, auto lanes) __attribute__((always_inline)) {
                     W v = centred<Isa, C>(load_wide<Isa>(from + i, lanes), r);
 #pragma GCC unroll 2
@@ -231,7 +231,18 @@ struct StripConstants {
     double *mean, *rest, *scale, *shift;
 };
 
-// All channels at once, position by position, from position `begin` of a plane on.
+// body(first, count, position) for blocks of channels whose constants stay in L1 from one position
+// to the next.
+template <class Isa, class Body>
+[[gnu::always_inline]] inline void each_channel_block(std::ptrdiff_t channels, std::ptrdiff_t begin,
+                                                      std::ptrdiff_t end, const Body& body) {
+    constexpr std::ptrdiff_t block = 256;
+    for (std::ptrdiff_t first = 0; first < channels; first += block)
+        for (std::ptrdiff_t i = begin; i < end; ++i)
+            body(first, smaller<Isa>(channels - first, block), i);
+}
+
+// All channels, position by position, from position `begin` of a plane on.
 template <class Isa, class C, bool rectify = false>
 [[gnu::noinline]] void emit_across(const NormOperand& y, const NormOperand& x,
                                    std::ptrdiff_t channels, std::ptrdiff_t begin,
@@ -239,23 +250,27 @@ template <class Isa, class C, bool rectify = false>
                                    std::ptrdiff_t x_offset, const StripConstants& c) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
-    for (std::ptrdiff_t i = begin; i < end; ++i) {
-        const C* from = reinterpret_cast<const C*>(x.data + x_offset + i * x.length_stride[0]);
-        C* to = reinterpret_cast<C*>(y.data + y_offset + i * y.length_stride[0]);
-        for_each_vec<Isa, W::size>(
-            channels, [&](std::ptrdiff_t g, auto lanes) __attribute__((always_inline)) {
-                W v = load_wide<Isa>(from + g, lanes);
+    each_channel_block<Isa>(
+        channels, begin, end,
+        [&](std::ptrdiff_t first, std::ptrdiff_t count, std::ptrdiff_t i)
+            __attribute__((always_inline)) {
+                const C* from =
+                    reinterpret_cast<const C*>(x.data + x_offset + i * x.length_stride[0]) + first;
+                C* to = reinterpret_cast<C*>(y.data + y_offset + i * y.length_stride[0]) + first;
+                for_each_vec<Isa, W::size>(
+                    count, [&](std::ptrdiff_t g, auto lanes) __attribute__((always_inline)) {
+                        W v = load_wide<Isa>(from + g, lanes);
 #pragma GCC unroll 2
-                for (int k = 0; k < W::parts; ++k) {
-                    const std::ptrdiff_t at = g + k * D::size;
-                    D d = v.part[k] - loadu<Isa>(c.mean + at);
-                    if constexpr (sizeof(C) == 8) d = d - loadu<Isa>(c.rest + at);
-                    v.part[k] =
-                        rectified<rectify>(d * loadu<Isa>(c.scale + at) + loadu<Isa>(c.shift + at));
-                }
-                store_wide(to + g, v, lanes);
+                        for (int k = 0; k < W::parts; ++k) {
+                            const std::ptrdiff_t at = first + g + k * D::size;
+                            D d = v.part[k] - loadu<Isa>(c.mean + at);
+                            if constexpr (sizeof(C) == 8) d = d - loadu<Isa>(c.rest + at);
+                            v.part[k] = rectified<rectify>(d * loadu<Isa>(c.scale + at) +
+                                                           loadu<Isa>(c.shift + at));
+                        }
+                        store_wide(to + g, v, lanes);
+                    });
             });
-    }
 }
 
 // f(image, begin, end) for parts of the positions of every image: the planes of batch norm, the
@@ -482,57 +497,72 @@ void normalize(const NormShape& shape, const NormOperand& y, const NormOperand& 
     }
 }
 
-// Statistics that are given. A quarter is worked on where variance + eps or the difference of an
-// element and the mean may overflow: x - mean does not while |mean| < 2^970, half a unit in the
-// last place of the largest x.
+// Statistics that are given, a row a lane.
 template <class Isa>
-RowStatistics<Isa> known_statistics(double mean, double variance, double eps, bool prescales) {
+RowStatistics<Isa> known_statistics(Vec<Isa, double> mean, Vec<Isa, double> variance, double eps,
+                                    double prescale) {
     using D = Vec<Isa, double>;
+    const D p = D::splat(prescale), zero = D::zero();
+    return {{{mean * p, zero}, {variance * p * p, zero}}, 1, eps, prescale};
+}
+// A quarter is worked on where variance + eps or the difference of an element and the mean may
+// overflow: x - mean does not while |mean| < 2^970, half a unit in the last place of the largest x.
+template <class Isa, class C>
+double known_prescale(double mean, double variance, double eps) {
     const bool large = variance > 0x1p1000 || eps > 0x1p1000 || mean > 0x1p969 || mean < -0x1p969;
-    const double prescale = prescales && large ? 0.25 : 1;
-    const D zero = D::zero();
-    return {{{D::splat(mean * prescale), zero}, {D::splat(variance * prescale * prescale), zero}},
-            1,
-            eps,
-            prescale};
+    return sizeof(C) == 8 && large ? 0.25 : 1;
 }
 
 template <class Isa, class C>
 void transform(const NormShape& shape, const NormOperand& y, const NormOperand& x,
                const NormAffine& affine, double eps, const double* mean, const double* variance) {
+    using D = Vec<Isa, double>;
+    constexpr std::ptrdiff_t lanes = D::size;
     const Segments<Isa> segments(shape);
     const std::ptrdiff_t groups = shape.groups;
-    const auto row_along = [&](std::ptrdiff_t row, std::ptrdiff_t first, std::ptrdiff_t last) {
-        const RowStatistics<Isa> r =
-            known_statistics<Isa>(mean[row], variance[row], eps, sizeof(C) == 8);
+    // Rows [row, end), of which at most a register's.
+    const auto rows_along = [&](std::ptrdiff_t row, std::ptrdiff_t end, std::ptrdiff_t first,
+                                std::ptrdiff_t last) {
         C* scratch = segment_scratch<Isa, C>(2);
-        for (std::ptrdiff_t i = first; i < last; ++i)
-            emit_part<Isa>(shape, y, x, affine, row, segments[i], r, scratch);
+        const RowStatistics<Isa> all =
+            known_statistics<Isa>(load_some<Isa>(mean + row, end - row),
+                                  load_some<Isa>(variance + row, end - row), eps, 1);
+        for (int lane = 0; row + lane < end; ++lane) {
+            const double m = mean[row + lane], v = variance[row + lane];
+            RowStatistics<Isa> r(all, lane);
+            const double prescale = known_prescale<Isa, C>(m, v, eps);
+            if (prescale != 1) r = known_statistics<Isa>(D::splat(m), D::splat(v), eps, prescale);
+            for (std::ptrdiff_t i = first; i < last; ++i)
+                emit_part<Isa>(shape, y, x, affine, row + lane, segments[i], r, scratch);
+        }
     };
     if (!lies_across<Isa, C>(shape, x) || !lies_across<Isa, C>(shape, y)) {
         if (groups < few_rows) {
             parallel_for<Isa>(groups * segments.count, [&](std::ptrdiff_t task) {
-                const std::ptrdiff_t i = task % segments.count;
-                row_along(task / segments.count, i, i + 1);
+                const std::ptrdiff_t i = task % segments.count, row = task / segments.count;
+                rows_along(row, row + 1, i, i + 1);
             });
         } else {
             for_row_runs<Isa>(groups, shape.cols(), [&](std::ptrdiff_t row, std::ptrdiff_t end) {
-                for (; row < end; ++row) row_along(row, 0, segments.count);
+                for (; row < end; row += lanes)
+                    rows_along(row, smaller<Isa>(end, row + lanes), 0, segments.count);
             });
         }
         return;
     }
     DoubleArrays<Isa> constants(4, groups);
     const StripConstants c = {constants[0], constants[1], constants[2], constants[3]};
-    bool extreme = false;
-    for (std::ptrdiff_t g = 0; g < groups; ++g) {
-        const RowStatistics<Isa> r =
-            known_statistics<Isa>(mean[g], variance[g], eps, sizeof(C) == 8);
-        extreme = extreme || r.prescale != 1;
-        c.mean[g] = mean[g];
-        c.rest[g] = 0;
-        c.scale[g] = affine.weight ? r.rstd[0] * affine.weight[g] : r.rstd[0];
-        c.shift[g] = affine.bias ? affine.bias[g] : 0;
+    for (std::ptrdiff_t row = 0; row < groups; row += lanes) {
+        const std::ptrdiff_t count = groups - row;
+        const RowStatistics<Isa> r = known_statistics<Isa>(
+            load_some<Isa>(mean + row, count), load_some<Isa>(variance + row, count), eps, 1);
+        D scale = r.rstd, shift = D::zero();
+        if (affine.weight) scale = scale * load_some<Isa>(affine.weight + row, count);
+        if (affine.bias) shift = load_some<Isa>(affine.bias + row, count);
+        store_some(c.mean + row, r.mean.hi, count);
+        store_some(c.rest + row, r.mean.lo, count);
+        store_some(c.scale + row, scale, count);
+        store_some(c.shift + row, shift, count);
     }
     const auto emit = affine.rectify ? emit_across<Isa, C, true> : emit_across<Isa, C, false>;
     for_positions<Isa>(shape.planes, shape.length, groups,
@@ -540,10 +570,11 @@ void transform(const NormShape& shape, const NormOperand& y, const NormOperand& 
                            emit(y, x, groups, begin, end, plane * y.plane_stride,
                                 plane * x.plane_stride, c);
                        });
-    if (!extreme) return;
-    for (std::ptrdiff_t g = 0; g < groups; ++g)
-        if (known_statistics<Isa>(mean[g], variance[g], eps, true).prescale != 1)
-            row_along(g, 0, segments.count);
+    if constexpr (sizeof(C) == 8) {
+        for (std::ptrdiff_t g = 0; g < groups; ++g)
+            if (known_prescale<Isa, C>(mean[g], variance[g], eps) != 1)
+                rows_along(g, g + 1, 0, segments.count);
+    }
 }
 
 template <class Isa>

@@ -196,15 +196,12 @@ void emit_gradient(C* out, const C* g, const C* x, std::ptrdiff_t n, const RowGr
         }
         if (out) store_wide(out + i, v, lanes);
     };
-    // The last register overlaps its neighbour rather than be stored in part, which is slow; what
-    // adds to columns must meet every element once.
-    if (weight_columns || bias_columns || n < W::size) {
+    // What adds to columns must meet every element once.
+    if (weight_columns || bias_columns) {
         for_each_vec<Isa, W::size>(n, emit);
-        return;
+    } else {
+        for_each_vec_overlapping<Isa, W::size>(n, emit);
     }
-    std::ptrdiff_t i = 0;
-    for (; i + W::size <= n; i += W::size) emit(i, AllLanes{});
-    if (i < n) emit(n - W::size, AllLanes{});
 }
 
 // Adds G and H of a piece of a plane to the plane's, and gives them its weight, as the row wants
@@ -235,7 +232,7 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
                   double* plane_sums, double* row_sums) {
     using D = Vec<Isa, double>;
     const bool planar = shape.planes_are_channels, positional = affine.position_step != 0;
-    const Segments<Isa> segments(shape, planar);
+    const Segments<Isa> segments(shape);
     const std::ptrdiff_t group = row % shape.groups;
     const double prescale = gradient_prescale<Isa>(rstd, sizeof(C) == 8);
     const GradientTerms<Isa, C> terms{D::splat(mean * prescale), D::splat(prescale)};
@@ -247,14 +244,19 @@ void backward_row(const NormShape& shape, const NormOperand* grad_x, const NormO
     GradientSums<Isa, C> total = no_gradient<Isa, C>();
     for (std::ptrdiff_t i = 0; i < segments.count; ++i) {
         const Segment s = segments[i];
-        GradientSums<Isa, C> sums = segment_sums<Isa, C>(
-            read_segment<Isa>(shape, grad_y, row, s, scratch),
-            read_segment<Isa>(shape, x, row, s, scratch + segment_columns), s.planes, s.n, terms,
-            sizeof(C) == 8 ? mean : 0.0, affine.weight && positional ? weight_at(s, 0) : nullptr);
-        if (planar)
-            weigh_plane(sums, plane_sums + 2 * s.plane, s.begin == 0,
-                        affine.weight ? *weight_at(s, 0) : 1);
-        total.add_segment(sums);
+        const SegmentData<C> g = read_segment<Isa>(shape, grad_y, row, s, scratch);
+        const SegmentData<C> from = read_segment<Isa>(shape, x, row, s, scratch + segment_columns);
+        const std::ptrdiff_t planes = planar ? 1 : s.planes;
+        for (std::ptrdiff_t k = 0; k < s.planes; k += planes) {
+            GradientSums<Isa, C> sums = segment_sums<Isa, C>(
+                {g.data + k * g.pitch, g.pitch}, {from.data + k * from.pitch, from.pitch}, planes,
+                s.n, terms, sizeof(C) == 8 ? mean : 0.0,
+                affine.weight && positional ? weight_at(s, k) : nullptr);
+            if (planar)
+                weigh_plane(sums, plane_sums + 2 * (s.plane + k), s.begin == 0,
+                            affine.weight ? *weight_at(s, k) : 1);
+            total.add_segment(sums);
+        }
     }
     const D row_weight = D::splat(
         !planar && !positional && affine.weight ? affine.weight[group * affine.group_step] : 1);
@@ -479,54 +481,65 @@ void strip_sums(const NormOperand& grad_y, const NormOperand& x, const Segment& 
                 RowSums<Isa, Terms::count> (&result)[strip_registers]) {
     using D = Vec<Isa, double>;
     constexpr int lanes = D::size;
-    SumOf<Isa, C> sums[strip_registers][Terms::count][sum_lanes];
+    struct Lane {
+        SumOf<Isa, C> term[Terms::count];
+    } sums[strip_registers][sum_lanes];
     for (int r = 0; r * lanes < count; ++r)
-        for (int t = 0; t < Terms::count; ++t)
-            for (int j = 0; j < sum_lanes; ++j) sums[r][t][j] = no_sum<Isa, SumOf<Isa, C>>();
-    each_strip<Isa, C, 2>(s, {&grad_y, &x}, row, count,
-                          [&](int r, int lane, const D(&v)[2]) __attribute__((always_inline)) {
-                              D terms[Terms::count];
-                              terms_of[r](v, terms);
+        for (int j = 0; j < sum_lanes; ++j)
+            for (int t = 0; t < Terms::count; ++t)
+                sums[r][j].term[t] = no_sum<Isa, SumOf<Isa, C>>();
+    add_strip<Isa, C, 2>(s, {&grad_y, &x}, row, count, sums,
+                         [&](int r, Lane& sum, const D(&v)[2]) __attribute__((always_inline)) {
+                             D terms[Terms::count];
+                             terms_of[r](v, terms);
 #pragma GCC unroll 3
-                              for (int t = 0; t < Terms::count; ++t)
-                                  join(sums[r][t][lane], terms[t]);
-                          });
-    for (int r = 0; r * lanes < count; ++r)
-        for (int t = 0; t < Terms::count; ++t)
-            result[r].sum[t] = as_pair(Across<Isa, C>::fold(sums[r][t], Plus{}));
+                             for (int t = 0; t < Terms::count; ++t) join(sum.term[t], terms[t]);
+                         });
+    for (int r = 0; r * lanes < count; ++r) {
+        const Lane sum = Across<Isa, C>::fold(sums[r], [](Lane a, const Lane& b) {
+            for (int t = 0; t < Terms::count; ++t) a.term[t] = plus(a.term[t], b.term[t]);
+            return a;
+        });
+        for (int t = 0; t < Terms::count; ++t) result[r].sum[t] = as_pair(sum.term[t]);
+    }
 }
 
 // Constants of neighbouring channels: mean, rest, p, c, t of RowGradient from array `first` on.
 template <class Isa, class C>
-void emit_gradient_across(const NormOperand& grad_x, const NormOperand& grad_y,
-                          const NormOperand& x, std::ptrdiff_t channels, std::ptrdiff_t begin,
-                          std::ptrdiff_t end, const std::ptrdiff_t (&offset)[3],
-                          const DoubleArrays<Isa>& constants, std::ptrdiff_t first) {
+[[gnu::noinline]] void emit_gradient_across(const NormOperand& grad_x, const NormOperand& grad_y,
+                                            const NormOperand& x, std::ptrdiff_t channels,
+                                            std::ptrdiff_t begin, std::ptrdiff_t end,
+                                            const std::ptrdiff_t (&offset)[3],
+                                            const DoubleArrays<Isa>& constants,
+                                            std::ptrdiff_t first) {
     using D = Vec<Isa, double>;
     using W = Wide<Isa, C>;
     const double* c[5];
     for (int k = 0; k < 5; ++k) c[k] = constants[first + k];
-    for (std::ptrdiff_t i = begin; i < end; ++i) {
-        const auto place = [&](const NormOperand& a, int k) {
-            return reinterpret_cast<C*>(a.data + offset[k] + i * a.length_stride[0]);
-        };
-        C* to = place(grad_x, 0);
-        const C *g = place(grad_y, 1), *from = place(x, 2);
-        for_each_vec<Isa, W::size>(
-            channels, [&](std::ptrdiff_t at, auto lanes) __attribute__((always_inline)) {
-                W v = load_wide<Isa>(from + at, lanes), u = load_wide<Isa>(g + at, lanes);
+    each_channel_block<Isa>(
+        channels, begin, end,
+        [&](std::ptrdiff_t start, std::ptrdiff_t count,
+            std::ptrdiff_t i) __attribute__((always_inline)) {
+            const auto place = [&](const NormOperand& a, int k) {
+                return reinterpret_cast<C*>(a.data + offset[k] + i * a.length_stride[0]) + start;
+            };
+            C* to = place(grad_x, 0);
+            const C *g = place(grad_y, 1), *from = place(x, 2);
+            for_each_vec<Isa, W::size>(
+                count, [&](std::ptrdiff_t at, auto lanes) __attribute__((always_inline)) {
+                    W v = load_wide<Isa>(from + at, lanes), u = load_wide<Isa>(g + at, lanes);
 #pragma GCC unroll 2
-                for (int k = 0; k < W::parts; ++k) {
-                    const auto constant = [&](int j) __attribute__((always_inline)) {
-                        return loadu<Isa>(c[j] + at + k * D::size);
-                    };
-                    D d = v.part[k] - constant(0);
-                    if constexpr (sizeof(C) == 8) d = d - constant(1);
-                    v.part[k] = (u.part[k] * constant(2) - constant(3)) - d * constant(4);
-                }
-                store_wide(to + at, v, lanes);
-            });
-    }
+                    for (int k = 0; k < W::parts; ++k) {
+                        const auto constant = [&](int j) __attribute__((always_inline)) {
+                            return loadu<Isa>(c[j] + start + at + k * D::size);
+                        };
+                        D d = v.part[k] - constant(0);
+                        if constexpr (sizeof(C) == 8) d = d - constant(1);
+                        v.part[k] = (u.part[k] * constant(2) - constant(3)) - d * constant(4);
+                    }
+                    store_wide(to + at, v, lanes);
+                });
+        });
 }
 
 template <class Isa, class C>

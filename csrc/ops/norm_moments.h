@@ -149,10 +149,10 @@ void strip_shifted_sums(const NormOperand& x, const Segment& s, std::ptrdiff_t c
     ShiftedSums<Isa, C> sums[strip_registers][sum_lanes];
     for (int r = 0; r * lanes < count; ++r)
         for (int j = 0; j < sum_lanes; ++j) sums[r][j] = no_sums<Isa, C>();
-    each_strip<Isa, C, 1>(s, {&x}, channel, count,
-                          [&](int r, int lane, const D(&v)[1]) __attribute__((always_inline)) {
-                              sums[r][lane].add_term(v[0], shift[r], D::splat(1));
-                          });
+    add_strip<Isa, C, 1>(
+        s, {&x}, channel, count, sums,
+        [&](int r, ShiftedSums<Isa, C>& sum, const D(&v)[1])
+            __attribute__((always_inline)) { sum.add_term(v[0], shift[r], D::splat(1)); });
     for (int r = 0; r * lanes < count; ++r) result[r] = folded<Isa, C, Across<Isa, C>>(sums[r]);
 }
 

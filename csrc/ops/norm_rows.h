@@ -176,6 +176,17 @@ template <class Isa, class C, class L>
     }
 }
 
+// body(position, lanes) for n positions. The last register overlaps its neighbour rather than be
+// stored in part, which is slow; so what is written must not be what is read.
+template <class Isa, int width, class Body>
+[[gnu::always_inline]] inline void for_each_vec_overlapping(std::ptrdiff_t n, const Body& body) {
+    if (n < width) {
+        body(0, FirstLanes{static_cast<int>(n)});
+        return;
+    }
+    for (std::ptrdiff_t i = 0; i < n; i += width) body(smaller<Isa>(i, n - width), AllLanes{});
+}
+
 // body(slot, position, values) for the n positions of a run, lane by lane; `beyond` stands in for
 // the elements behind the last.
 template <class Isa, class C, int inputs, class Body>
@@ -209,6 +220,7 @@ template <class Isa, class C, int inputs, class Body>
         }
 #pragma GCC unroll 2
         for (int part = 0; part < Wide<Isa, C>::parts; ++part) {
+            if (part * lanes >= here) break;
             D v[inputs];
 #pragma GCC unroll 2
             for (int k = 0; k < inputs; ++k) v[k] = w[k].part[part];
@@ -249,41 +261,69 @@ template <class Isa, class S>
 // Registers side by side on the way across, and how much of a strip they cover.
 constexpr int strip_registers = 8;
 
-// Channels [channel, channel + count) of a strip, for the positions of a segment whose planes are
-// not channels: body(register, lane, values). The last register may be partial: its lanes beyond
-// `count` are loaded as 0.
-template <class Isa, class C, int inputs, class Body>
-[[gnu::always_inline]] inline void each_strip(const Segment& s,
-                                              const NormOperand* const (&in)[inputs],
-                                              std::ptrdiff_t channel, std::ptrdiff_t count,
-                                              const Body& body) {
+// Adds channels [channel, channel + count) of a strip, of a segment whose planes are not channels,
+// to sums[register][lane]: add(register, sum, values). The last register may be partial: its lanes
+// beyond `count` are loaded as 0.
+//
+// Lane by lane over some positions, so that sums stay in registers for more than one of them, and
+// these positions near the core for all lanes.
+template <class Isa, class C, int inputs, class Sum, class Add>
+[[gnu::always_inline]] inline void add_strip(const Segment& s,
+                                             const NormOperand* const (&in)[inputs],
+                                             std::ptrdiff_t channel, std::ptrdiff_t count,
+                                             Sum (&sums)[strip_registers][sum_lanes],
+                                             const Add& add) {
     using D = Vec<Isa, double>;
     constexpr int lanes = D::size;
-    const int whole = static_cast<int>(count / lanes);
-    const int rest = static_cast<int>(count % lanes);
+    constexpr std::ptrdiff_t block = 4 * sum_lanes;
+    const C* p[inputs];
+    std::ptrdiff_t step[inputs];
+    std::ptrdiff_t begin = 0, end = 0;
+    const auto add_registers = [&](auto together, int r,
+                                   const auto& load) __attribute__((always_inline)) {
+        constexpr int registers = decltype(together)::value;
+        for (int lane = 0; lane < smaller<Isa>(end - begin, std::ptrdiff_t{sum_lanes}); ++lane) {
+            Sum sum[registers];
+#pragma GCC unroll 4
+            for (int q = 0; q < registers; ++q) sum[q] = sums[r + q][lane];
+            for (std::ptrdiff_t i = begin + lane; i < end; i += sum_lanes) {
+#pragma GCC unroll 4
+                for (int q = 0; q < registers; ++q) {
+                    D v[inputs];
+#pragma GCC unroll 2
+                    for (int j = 0; j < inputs; ++j)
+                        v[j] = load(p[j] + i * step[j] + (r + q) * lanes);
+                    add(r + q, sum[q], v);
+                }
+            }
+#pragma GCC unroll 4
+            for (int q = 0; q < registers; ++q) sums[r + q][lane] = sum[q];
+        }
+    };
     for (std::ptrdiff_t k = 0; k < s.planes; ++k) {
-        const C* p[inputs];
-        std::ptrdiff_t step[inputs];
         for (int j = 0; j < inputs; ++j) {
             step[j] = in[j]->length_stride[0] / static_cast<std::ptrdiff_t>(sizeof(C));
             p[j] = reinterpret_cast<const C*>(in[j]->data + (s.plane + k) * in[j]->plane_stride) +
                    channel + s.begin * step[j];
         }
-        for (std::ptrdiff_t i = 0; i < s.n; ++i) {
-            const int lane = static_cast<int>(i % sum_lanes);
-            D v[inputs];
-            for (int r = 0; r < whole; ++r) {
-#pragma GCC unroll 2
-                for (int j = 0; j < inputs; ++j) v[j] = load_lanes<Isa>(p[j] + r * lanes);
-                body(r, lane, v);
+        for (begin = 0; begin < s.n; begin = end) {
+            end = smaller<Isa>(s.n, begin + block);
+            int r = 0;
+            // Sums with errors would not fit into the registers.
+            if constexpr (sizeof(C) == 4)
+                for (; (r + 4) * lanes <= count; r += 4)
+                    add_registers(std::integral_constant<int, 4>{}, r,
+                                  [](const C* from) __attribute__((always_inline)) {
+                                      return load_lanes<Isa>(from);
+                                  });
+            for (; r * lanes < count; ++r) {
+                const int here =
+                    static_cast<int>(smaller<Isa>(count - r * lanes, std::ptrdiff_t{lanes}));
+                add_registers(std::integral_constant<int, 1>{}, r,
+                              [&](const C* from) __attribute__((always_inline)) {
+                                  return load_wide<Isa>(from, FirstLanes{here}).part[0];
+                              });
             }
-            if (rest != 0) {
-                for (int j = 0; j < inputs; ++j)
-                    v[j] = load_wide<Isa>(p[j] + whole * lanes, FirstLanes{rest}).part[0];
-                body(whole, lane, v);
-            }
-#pragma GCC unroll 2
-            for (int j = 0; j < inputs; ++j) p[j] += step[j];
         }
     }
 }
