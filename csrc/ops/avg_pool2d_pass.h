@@ -305,6 +305,7 @@ struct AvgPoolPass {
         bool finite = true;
         for_each_vec<Isa, Types::V::size>(count, [&](std::ptrdiff_t j, auto lanes) {
             D part[Types::parts];
+#pragma GCC unroll 2
             for (int p = 0; p < Types::parts; ++p) {
                 const std::ptrdiff_t at = j + p * D::size;
                 D window_divisor = D::zero(), inverse = D::zero();
