@@ -50,17 +50,19 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
                Problem&& problem) {
     // The first phase has the most outputs; a block beyond another's end is empty.
     const Correlation<T> first = problem(0);
-    if (is_depthwise_last<Isa>(first, steps)) {
-        const std::ptrdiff_t row = larger(first.w.out * first.terms() * groups, 1);
-        const std::ptrdiff_t rows = smaller(larger(task_work / 4 / row, 1), first.h.out);
-        const std::ptrdiff_t blocks = ceil_div(first.h.out, rows);
-        parallel_for<Isa>(problems * first.images * blocks, [&](std::ptrdiff_t task) {
-            const Correlation<T> p = problem(task / blocks / first.images);
-            const std::ptrdiff_t h = task % blocks * rows;
-            depthwise_rows<Isa>(p, steps, groups, task / blocks % first.images, h,
-                                smaller(h + rows, p.h.out));
-        });
-        return;
+    if constexpr (Isa::has_fma) {
+        if (is_depthwise_last<Isa>(first, steps)) {
+            const std::ptrdiff_t row = larger(first.w.out * first.terms() * groups, 1);
+            const std::ptrdiff_t rows = smaller(larger(task_work / 4 / row, 1), first.h.out);
+            const std::ptrdiff_t blocks = ceil_div(first.h.out, rows);
+            parallel_for<Isa>(problems * first.images * blocks, [&](std::ptrdiff_t task) {
+                const Correlation<T> p = problem(task / blocks / first.images);
+                const std::ptrdiff_t h = task % blocks * rows;
+                depthwise_rows<Isa>(p, steps, groups, task / blocks % first.images, h,
+                                    smaller(h + rows, p.h.out));
+            });
+            return;
+        }
     }
     // Where masked loads are instructions, and for the type that networks have.
     if constexpr (std::is_same_v<T, float> && Isa::bytes > 16) {
@@ -104,7 +106,7 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
         });
         return;
     }
-    if constexpr (std::is_same_v<T, Compute<T>>) {
+    if constexpr (std::is_same_v<T, Compute<T>> && Isa::has_fma) {
         const bool dots = dots_weights<Isa>(first);
         if (problems == 1 && groups == 1 && (dots || streams_weights<Isa>(first))) {
             // Half a million weights are worth handing over, in rows that memory likes.
@@ -121,8 +123,6 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
             });
             return;
         }
-    }
-    if constexpr (std::is_same_v<T, Compute<T>>) {
         if (problems == 1 && groups == 1 && writes_rows<Isa>(first)) {
             const std::ptrdiff_t pixels = first.images * first.h.out * first.w.out;
             const std::ptrdiff_t share = larger((1 << 18) / first.out_channels, written_rows);
@@ -139,7 +139,7 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
     parallel_for<Isa>(problems * groups * tasks, [&](std::ptrdiff_t task) {
         const Correlation<T> p =
             of_group<Isa>(problem(task / tasks / groups), steps, task / tasks % groups);
-        if constexpr (std::is_same_v<T, Compute<T>>) {
+        if constexpr (std::is_same_v<T, Compute<T>> && Isa::has_fma) {
             if (plan.pixel_lanes) {
                 correlate_pixels<Isa>(p, plan.block(task % tasks));
                 return;
@@ -330,13 +330,15 @@ void conv2d_grad_weight(T* grad_weight, const T* grad_y, const T* x, const Conv2
         matrix_weight_gradient<Isa>(grad_weight, grad_y, x, shape, add);
         return;
     }
-    if (is_depthwise<Isa, T>(shape) && !add) {
-        constexpr std::ptrdiff_t lanes = Vec<Isa, Compute<T>>::size;
-        parallel_for<Isa>(ceil_div(shape.groups, lanes), [&](std::ptrdiff_t task) {
-            depthwise_weight_gradient<Isa>(grad_weight, grad_y, x, shape, task * lanes,
-                                           smaller(lanes, shape.groups - task * lanes));
-        });
-        return;
+    if constexpr (Isa::has_fma) {
+        if (is_depthwise<Isa, T>(shape) && !add) {
+            constexpr std::ptrdiff_t lanes = Vec<Isa, Compute<T>>::size;
+            parallel_for<Isa>(ceil_div(shape.groups, lanes), [&](std::ptrdiff_t task) {
+                depthwise_weight_gradient<Isa>(grad_weight, grad_y, x, shape, task * lanes,
+                                               smaller(lanes, shape.groups - task * lanes));
+            });
+            return;
+        }
     }
     weight_gradient<Isa>(grad_weight, grad_y, x, shape, add);
 }

@@ -59,8 +59,8 @@ bool offsets_fit(const TermMatrix<T>& m) {
 // pixels: packing a patch costs as much as 4 channels, 20 where it comes from a window.
 template <class Isa, class T>
 bool prefer_pixel_lanes(const Correlation<T>& p) {
-    if (!std::is_same_v<T, Compute<T>> || p.y_stride.w != 1 || !offsets_fit<Isa>(p.weight) ||
-        (p.panels && p.terms() >= std::ptrdiff_t{1} << 24) ||
+    if (!Isa::has_fma || !std::is_same_v<T, Compute<T>> || p.y_stride.w != 1 ||
+        !offsets_fit<Isa>(p.weight) || (p.panels && p.terms() >= std::ptrdiff_t{1} << 24) ||
         (p.x_stride.c == 1 && p.x_stride.w != 1) || inner_window(p.w, 0, p.w.out).apart)
         return false;
     constexpr std::ptrdiff_t vector = Vec<Isa, Compute<T>>::size;
