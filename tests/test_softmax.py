@@ -278,6 +278,25 @@ def test_out(f):
         assert same_bits(square, expected.T.T)
 
 
+@pytest.mark.parametrize("f", FORWARD)
+@pytest.mark.parametrize("cols", [96, 1001, 8192, 8193, 20_011, 70_001])
+def test_where_the_result_goes(f, cols, threads):
+    """Next to other memory, over the operand, elsewhere: exponentials may be kept there."""
+    x = (np.random.default_rng(cols).standard_normal((5, cols)) * 6).astype(np.float32)
+    x[1] *= 100
+    x[2, cols // 2] = np.nan
+    x[3] -= 70
+    expected = np.ascontiguousarray(f(np.asfortranarray(x)))
+    room = np.full((7, cols + 32), 7, np.float32)
+    out = room[1:-1, 16:-16]
+    f(x, out=out)
+    assert same_bits(out, expected)
+    out[...] = 7
+    assert (room == 7).all()
+    assert same_bits(f(x), expected)
+    assert same_bits(f(x, out=x), expected)
+
+
 # --- gradients ---
 
 

@@ -376,6 +376,19 @@ def test_long_rows_alone_and_together(threads):
     assert (gradient[range(3), k] < 0).all()
 
 
+@pytest.mark.parametrize("cols", [96, 1001, 8193, 20_011])
+def test_gradients_of_long_rows(cols, threads):
+    """Rows that float32 lanes accept and rows that they do not, and labels in any block."""
+    x = (np.random.default_rng(cols).standard_normal((5, cols)) * 6).astype(np.float32)
+    x[1] *= 100
+    x[3] -= 70
+    k = np.array([cols - 1, 0, cols // 2, cols - 17, 8192 % cols])
+    loss, gradient = so.softmax_cross_entropy(x, k, reduction="none", return_grad=True)
+    across = so.softmax_cross_entropy(np.asfortranarray(x), k, reduction="none", return_grad=True)
+    assert same_bits(across[0], loss)
+    assert same_bits(np.ascontiguousarray(across[1]), gradient)
+
+
 # --- bad input ---
 
 

@@ -120,8 +120,11 @@ struct AlongFloat {
             smallest[v] = min(xv, smallest[v]);
             ExpFloat<Isa> e = exp_float(tables, xv);
             if (keep) {
+                alignas(V) float value[size];
+                storeu(value, e.value);
+                __builtin_memcpy(values + v * size, value,
+                                 static_cast<std::size_t>(here) * sizeof(float));
                 storeu(rests + v * size, e.rest);
-                storeu(values + v * size, e.value);
             }
             V used = select(counts, e.value, V::zero());
             left[v] += select(counts, e.rest, V::zero());
@@ -131,7 +134,8 @@ struct AlongFloat {
     }
 
     // A block of a row, without column `hole` (negative: all). values and rests get E of every
-    // column. `destination`, if given, is written next: its lines are fetched meanwhile.
+    // column; rests has room for whole groups of 16. `destination`, if given, is written next: its
+    // lines are fetched meanwhile.
     template <bool keep>
     [[gnu::noinline]] static FloatSum<Isa> block(const float* x, std::ptrdiff_t n,
                                                  std::ptrdiff_t hole, float* values, float* rests,
@@ -153,9 +157,10 @@ struct AlongFloat {
         std::ptrdiff_t i = 0;
         for (;;) {
             for (; i + step <= stop; i += step) {
-                // Rows from memory: 2 KB ahead, on which the hardware does not insist across pages.
+                // Rows from memory: 4 KB ahead, on which the hardware does not insist across pages,
+                // and into L2: what L1 waits for from memory, stores have to wait for, too.
                 for (int line = 0; line < step; line += 16) {
-                    __builtin_prefetch(x + i + 512 + line);
+                    __builtin_prefetch(x + i + 1024 + line, 0, 2);
                     if (destination != nullptr) __builtin_prefetch(destination + i + line, 1);
                 }
                 a.template add<at_once / vectors>(x + i, keep ? values + i : passing,
@@ -212,7 +217,7 @@ struct AlongFloat {
 
   private:
     // streams: past the caches, where out is aligned; the caller fences. terms(i, lanes, e) gives
-    // the next E.
+    // the next E, which may lie where out does.
     template <class Terms>
     [[gnu::always_inline]] static inline void write(float* out, std::ptrdiff_t n, double factor,
                                                     bool streams, const Terms& terms) {

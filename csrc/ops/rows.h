@@ -54,9 +54,9 @@ namespace stableops {
 constexpr std::ptrdiff_t task_elements = 16384;
 // Results from this size on bypass the caches where whole lines are written.
 constexpr std::ptrdiff_t stream_bytes = std::ptrdiff_t{32} << 20;
-// Exponentials of rows up to this length are kept for the second pass, in L2 if need be: computing
-// them again takes longer.
-constexpr std::ptrdiff_t kept_columns = sum_block;
+// Exponentials are kept for the second pass, in L3 if need be, because computing them again takes
+// longer. Those of longer rows (4 MB of float32) are not.
+constexpr std::ptrdiff_t kept_columns = std::ptrdiff_t{1} << 20;
 // Rows at least this long are worked on along the row, if they are contiguous.
 constexpr std::ptrdiff_t long_row = 96;
 
@@ -472,7 +472,7 @@ struct RowDriver {
         if (count < 2 * num_threads() && shape.cols >= 8 * sum_block) return run_split();
         std::ptrdiff_t per_task = larger<Isa, std::ptrdiff_t>(1, task_elements / shape.cols);
         parallel_for<Isa>((count + per_task - 1) / per_task, [&](std::ptrdiff_t task) {
-            Lines lines = this->lines();
+            Lines lines = this->lines(keeps_exponentials());
             std::ptrdiff_t end = smaller<Isa>(count, (task + 1) * per_task);
             for (std::ptrdiff_t r = task * per_task; r < end; ++r) along(lines, first + r);
         });
@@ -483,25 +483,43 @@ struct RowDriver {
     struct Lines {
         C* scratch[inputs + 1];  // the last one is for results
         C* keep;
-        C* values;
+        // What is kept of a row's exponentials: what rounding left, if not nullptr, and they
+        // themselves, if not where the results go (nullptr).
         C* rests;
+        C* values;
         std::ptrdiff_t held_row;
         std::ptrdiff_t held_column;
     };
 
-    Lines lines() const {
+    // Exponentials can lie where the results go, unless that is over the operand, which a row
+    // that the float32 lanes do not accept is read from again, or on the way past the caches.
+    [[gnu::noinline]] bool keeps_in_out() const {
+        return float_emits && shape.cols > sum_block && in_place(*out) &&
+               out->data != in[0]->data && !streams();
+    }
+    [[gnu::noinline]] bool keeps_exponentials() const {
+        if (!(float_emits && mask == nullptr) && !(Op::keeps && Op::emits)) return false;
+        if (out == nullptr) return false;
+        return shape.cols <= (keeps_in_out() ? kept_columns : sum_block);
+    }
+
+    [[gnu::always_inline]] inline std::ptrdiff_t rests_length() const {
+        return (shape.cols + 15) / 16 * 16;
+    }
+
+    [[gnu::noinline]] Lines lines(bool keeps) const {
         std::ptrdiff_t length = smaller<Isa>(shape.cols, sum_block);
         length = (length + 15) / 16 * 16;
-        std::ptrdiff_t kept =
-            float_emits || (Op::keeps && Op::emits) ? smaller<Isa>(length, kept_columns) : 0;
+        std::ptrdiff_t kept = keeps ? rests_length() : 0;
+        std::ptrdiff_t kept_beside = keeps && !keeps_in_out() ? kept : 0;
         std::ptrdiff_t kept_from = (inputs + (mask == nullptr ? 1 : 2)) * length;
         C* scratch = static_cast<C*>(
-            thread_scratch(static_cast<std::size_t>(kept_from + 2 * kept) * sizeof(C)));
+            thread_scratch(static_cast<std::size_t>(kept_from + kept + kept_beside) * sizeof(C)));
         Lines lines;
-        lines.keep = scratch + (inputs + 1) * length;
-        lines.values = scratch + kept_from;
-        lines.rests = lines.values + kept;
         for (int k = 0; k <= inputs; ++k) lines.scratch[k] = scratch + k * length;
+        lines.keep = scratch + (inputs + 1) * length;
+        lines.rests = keeps ? scratch + kept_from : nullptr;
+        lines.values = kept_beside > 0 ? scratch + kept_from + kept : nullptr;
         lines.held_row = -1;
         lines.held_column = -1;
         return lines;
@@ -591,24 +609,32 @@ struct RowDriver {
         fetch(lines, row, column, n, data);
         std::ptrdiff_t hole = -1;
         if constexpr (Op::has_holes) hole = op.hole(state, 0) - column;
-        const bool is_short = out != nullptr && shape.cols <= kept_columns;
         const float* destination = nullptr;
-        if (is_short && in_place(*out) && !streams())
+        if (out != nullptr && shape.cols <= sum_block && in_place(*out) && !streams())
             destination =
                 reinterpret_cast<const float*>(out->data + row_offset<Isa>(shape, *out, row));
-        if (float_emits && is_short)
-            return AlongFloat<Isa>::template block<true>(data[0], n, hole, lines.values,
-                                                         lines.rests, destination);
+        if constexpr (float_emits) {
+            if (lines.rests != nullptr)
+                return AlongFloat<Isa>::template block<true>(data[0], n, hole,
+                                                             kept_values(lines, row) + column,
+                                                             lines.rests + column, destination);
+        }
         return AlongFloat<Isa>::template block<false>(data[0], n, hole, nullptr, nullptr,
                                                       destination);
+    }
+    [[gnu::always_inline]] inline C* kept_values(const Lines& lines, std::ptrdiff_t row) const {
+        return lines.values != nullptr
+                   ? lines.values
+                   : reinterpret_cast<C*>(out->data + row_offset<Isa>(shape, *out, row));
     }
     [[gnu::noinline]] void float_emit_block(Lines& lines, std::ptrdiff_t row, std::ptrdiff_t column,
                                             const Row& state) const {
         std::ptrdiff_t n = block_length(column);
         deliver(lines, row, column, n, [&](C* to, bool direct) __attribute__((always_inline)) {
             bool streams = direct && this->streams();
-            if (shape.cols <= kept_columns) {
-                AlongFloat<Isa>::emit(to, n, lines.values, lines.rests, state.factor[0], streams);
+            if (lines.rests != nullptr) {
+                AlongFloat<Isa>::emit(to, n, kept_values(lines, row) + column, lines.rests + column,
+                                      state.factor[0], streams);
             } else {
                 const C* data[inputs];
                 fetch(lines, row, column, n, data);
@@ -659,7 +685,7 @@ struct RowDriver {
             if (mask == nullptr && along_float(lines, row, state)) return;
         }
         if constexpr (Op::keeps) {
-            if (out != nullptr && shape.cols <= kept_columns) return along_kept(lines, row, state);
+            if (lines.rests != nullptr) return along_kept(lines, row, state);
         }
         if constexpr (Op::has_peak) {
             D peak = peak_of_block(lines, row, 0, state);
@@ -684,8 +710,11 @@ struct RowDriver {
         std::size_t tasks = static_cast<std::size_t>(count * blocks);
         constexpr std::size_t partial =
             sizeof(Sum) > sizeof(FloatSum<Isa>) ? sizeof(Sum) : sizeof(FloatSum<Isa>);
-        SharedBlock<Isa> shared(static_cast<std::size_t>(count) * (sizeof(Row) + sizeof(D)) +
-                                tasks * partial);
+        // A block's results may be another thread's task than its sum.
+        const bool keeps = float_emits && keeps_exponentials() && keeps_in_out();
+        SharedBlock<Isa> shared(
+            static_cast<std::size_t>(count) * (sizeof(Row) + sizeof(D)) + tasks * partial +
+            (keeps ? static_cast<std::size_t>(count * rests_length()) * sizeof(C) : 0));
         char* memory = static_cast<char*>(shared.data);
         Row* states = reinterpret_cast<Row*>(memory);
         D* done = reinterpret_cast<D*>(states + count);
@@ -693,11 +722,13 @@ struct RowDriver {
         Sum* sums = static_cast<Sum*>(partials);
         D* peaks = static_cast<D*>(partials);
         FloatSum<Isa>* float_sums = static_cast<FloatSum<Isa>*>(partials);
+        C* rests = reinterpret_cast<C*>(static_cast<char*>(partials) + tasks * partial);
         // Calls work for every block of every row that is not done.
         auto each_block = [&](const auto& work) {
             parallel_for<Isa>(static_cast<std::ptrdiff_t>(tasks), [&](std::ptrdiff_t task) {
                 std::ptrdiff_t r = task / blocks;
-                Lines lines = this->lines();
+                Lines lines = this->lines(false);
+                if (keeps) lines.rests = rests + r * rests_length();
                 work(lines, task, r, first + r, task % blocks * sum_block);
             });
         };

@@ -87,7 +87,17 @@ struct Exponentials<Isa, float> {
     }
     // (x - m) - log_sum
     [[gnu::always_inline]] static inline D log_probability(D x, D m, D log_sum) {
-        return (x - m) - log_sum;
+        return difference(difference(x, m), log_sum);
+    }
+
+  private:
+    // a - b, in the units for products: those that add are busy with conversions.
+    [[gnu::always_inline]] static inline D difference(D a, D b) {
+        if constexpr (Isa::bytes > 16) {
+            return fma(a, D::splat(1), D::zero() - b);
+        } else {
+            return a - b;
+        }
     }
 };
 
