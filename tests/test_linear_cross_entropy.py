@@ -241,3 +241,15 @@ labels = rng.integers(0, 32_064, 1500)
 so.linear_cross_entropy(x[:8], w[:500], labels[:8] % 500, return_grad=True)"""
     calls = "result = so.linear_cross_entropy(x, w, labels, return_grad=True)"
     assert growth_in_mib(isa, setup, calls) < 64
+
+
+def test_mean_of_losses_whose_sum_overflows():
+    x, w = np.full((300, 1), 1e308), np.array([[1.0], [0.0]])
+    loss, gradients = so.linear_cross_entropy(x, w, np.ones(300, int), return_grad=True)
+    assert loss == 1e308
+    np.testing.assert_allclose(gradients[0], np.full((300, 1), 1 / 300), rtol=1e-15)
+
+
+def test_labels_of_no_tokens_have_any_dtype():
+    loss = so.linear_cross_entropy(np.zeros((0, 2)), np.ones((3, 2)), [], reduction="sum")
+    assert loss == 0

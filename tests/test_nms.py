@@ -358,6 +358,13 @@ def test_rejected_options(options, error, message):
         so.nms(np.ones((1, 4)), np.ones(1), 0.5, **options)
 
 
+def test_class_ids_of_no_boxes_have_any_dtype():
+    for idxs in ([], np.zeros(0, bool), np.zeros(0, np.float32)):
+        assert len(so.batched_nms(np.zeros((0, 4)), [], idxs, 0.5)) == 0
+    with pytest.raises(ValueError, match="idxs has shape"):
+        so.batched_nms(np.ones((2, 4)), np.ones(2), [], 0.5)
+
+
 def test_rejected_class_ids():
     with pytest.raises(TypeError, match="idxs has dtype float64"):
         so.batched_nms(np.ones((2, 4)), np.ones(2), np.ones(2), 0.5)

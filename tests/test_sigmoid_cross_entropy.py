@@ -293,6 +293,34 @@ def test_negative_weights_and_nan():
         assert np.isnan(so.sigmoid_cross_entropy(x, y, **{name: [1, np.nan, 1]}))
 
 
+@pytest.mark.parametrize("negatives", [True, False])
+@pytest.mark.parametrize("factor", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_positive_weight_of_a_dropped_term_does_not_count(dtype, factor, negatives):
+    x = np.linspace(-3, 3, 37).astype(dtype)
+    y = np.where(np.arange(37) % 2, 1, 0.0).astype(dtype)
+    settings = {"negatives": negatives, "reduction": "none", "return_grad": True}
+    plain = so.sigmoid_cross_entropy(x, y, **settings)
+    got = so.sigmoid_cross_entropy(x, y, pos_weight=factor, **settings)
+    for p, g in zip(plain, got, strict=True):
+        np.testing.assert_array_equal(g[::2], p[::2])
+        assert not np.isfinite(g[1::2].astype(float)).any()
+
+
+@pytest.mark.parametrize("n", [10, 3000, 40_001])
+def test_mean_of_losses_whose_sum_overflows(n):
+    loss, gradient = so.sigmoid_cross_entropy(np.full(n, 1e308), np.zeros(n), return_grad=True)
+    assert loss == 1e308
+    assert same_bits(gradient, np.full(n, 1 / n))
+    weight = np.where(np.arange(n) % 2, 3.0, 5e-324)
+    loss = so.sigmoid_cross_entropy(np.full(n, 1e307), np.zeros(n), weight=weight)
+    assert loss == pytest.approx(3e307 * (n // 2 / n), rel=4e-16)
+    assert so.sigmoid_cross_entropy(np.full(n, 1e308), np.zeros(n), reduction="sum") == np.inf
+    signs = np.where(np.arange(n) < n // 2, 1.0, -1.0)[: n // 2 * 2]
+    x = np.full(len(signs), 1e308)
+    assert so.sigmoid_cross_entropy(x, 0 * x, weight=signs, reduction="sum") == 0
+
+
 def test_check_of_sums_refuses_a_float32_sum():
     x = (np.random.default_rng(0).standard_normal(50_001) * 8).astype(np.float32)
     loss = so.sigmoid_cross_entropy(x, np.ones_like(x), reduction="none")

@@ -295,8 +295,50 @@ def test_negative_weights_and_nan():
     assert np.isnan(gradient).tolist() == [[True] * 2, [False] * 2, [False] * 2]
     assert np.isnan(so.softmax_cross_entropy(x, k, weight=[np.nan, 2]))
     assert np.isfinite(so.softmax_cross_entropy(x[1:], k[1:], weight=[np.nan, 2]))
-    # Weights that sum to 0: the mean divides by it.
-    assert not np.isfinite(so.softmax_cross_entropy(x[:2], [0, 1], weight=[-1, 1]))
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_weights_that_sum_to_zero(dtype):
+    """The mean is the total / 0."""
+    x = np.array([[0.5, 1.0], [2.0, -1.0]], dtype)
+    for weight, expected in (([-1, 1], np.inf), ([1, -1], -np.inf)):
+        loss, gradient = so.softmax_cross_entropy(x, [0, 1], weight=weight, return_grad=True)
+        assert loss == expected
+        assert np.isnan(gradient.astype(float)).all()
+    loss, gradient = so.softmax_cross_entropy(x, [0, 0], weight=[0, 1], return_grad=True)
+    assert np.isnan(loss.astype(float))
+
+
+@pytest.mark.parametrize("rows", [10, 300])
+def test_mean_of_losses_whose_sum_overflows(rows):
+    x = np.tile([1e308, 0.0], (rows, 1))
+    labels = np.ones(rows, int)
+    loss, gradient = so.softmax_cross_entropy(x, labels, return_grad=True)
+    assert loss == 1e308
+    np.testing.assert_allclose(gradient, np.tile([1 / rows, -1 / rows], (rows, 1)), rtol=4e-16)
+    for settings in ({"label_smoothing": 0.25}, {"weight": [5e-324, 4.0]}, {"weight": [1, 1e30]}):
+        one = so.softmax_cross_entropy(x[0], 1, return_grad=True, **settings)
+        all_ = so.softmax_cross_entropy(x, labels, return_grad=True, **settings)
+        assert all_[0] == pytest.approx(1e308 if "weight" in settings else one[0], rel=4e-16)
+        gradient = np.array([1, -1]) if "weight" in settings else one[1]
+        np.testing.assert_allclose(all_[1] * rows, np.tile(gradient, (rows, 1)), rtol=1e-15)
+    loss, gradient = so.softmax_cross_entropy(x, np.tile([0.0, 1.0], (rows, 1)), return_grad=True)
+    assert loss == 1e308
+    np.testing.assert_allclose(gradient, np.tile([1 / rows, -1 / rows], (rows, 1)), rtol=4e-16)
+    assert so.softmax_cross_entropy(x, labels, reduction="sum") == np.inf
+    # On the way to a sum that does not overflow.
+    signs = np.repeat([[1.0], [-1.0]], rows // 2, axis=0)
+    y = np.array([0.0, 1.0]) * signs
+    assert so.softmax_cross_entropy(x, y, reduction="sum") == 0
+    assert so.softmax_cross_entropy(x, y) == 0
+
+
+def test_mean_of_large_weights():
+    x = np.array([[0.5, 1.0], [2.0, -1.0], [0.0, 3.0]])
+    plain = so.softmax_cross_entropy(x, [0, 0, 0], return_grad=True)
+    large = so.softmax_cross_entropy(x, [0, 0, 0], weight=[1e308, 1], return_grad=True)
+    np.testing.assert_allclose(large[0], plain[0], rtol=1e-15)
+    np.testing.assert_allclose(large[1], plain[1], rtol=1e-15)
 
 
 def test_ignored_samples():
@@ -434,6 +476,7 @@ def test_no_samples():
     x = np.zeros((0, 3), ml_dtypes.bfloat16)
     k = np.zeros(0, np.int64)
     assert np.isnan(so.softmax_cross_entropy(x, k).astype(float))
+    assert np.isnan(so.softmax_cross_entropy(x, []).astype(float))
     assert so.softmax_cross_entropy(x, k, reduction="sum") == 0
     loss, gradient = so.softmax_cross_entropy(x, k, reduction="none", return_grad=True)
     assert loss.shape == (0,)

@@ -206,3 +206,8 @@ def test_rejected(options, message):
     arguments = {"model": [0, 1], **options}
     with pytest.raises(ValueError, match=message):
         so.weighted_boxes_fusion(np.ones((2, 4)), [1, 1], [0, 0], **arguments)
+
+
+def test_ids_of_no_boxes_have_any_dtype():
+    boxes, scores, idxs = so.weighted_boxes_fusion(np.zeros((0, 4)), [], [], [])
+    assert (len(boxes), len(scores), len(idxs)) == (0, 0, 0)

@@ -278,7 +278,11 @@ FloatArray as_float_array(const py::object& x, const char* name) {
     return {{converted(array, PyArray_DescrFromType(NPY_DOUBLE))}, Dtype::float64, true};
 }
 
-Array as_int64_array(const py::object& x, const char* name, bool allow_bool) {
+Array as_int64_array(const py::object& any, const char* name, bool allow_bool) {
+    py::object x = any_array(any, name);
+    // NumPy makes float64 of an empty list.
+    PyArrayObject* a = reinterpret_cast<PyArrayObject*>(x.ptr());
+    if (PyArray_SIZE(a) == 0) x = converted(x, PyArray_DescrFromType(NPY_INT64));
     if (allow_bool)
         return as_array_of(
             x, name, NPY_INT64,

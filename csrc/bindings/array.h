@@ -75,7 +75,8 @@ Array as_array(const py::object& x, const char* name);
 // where the dtype, the byte order or the alignment leaves no other way, and only there.
 FloatArray as_float_array(const py::object& x, const char* name);
 
-// Any array-like of integers (bools included if allowed), widened or narrowed to int64.
+// Any array-like of integers (bools included if allowed), widened or narrowed to int64; one without
+// elements may have any dtype.
 Array as_int64_array(const py::object& x, const char* name, bool allow_bool = false);
 
 // Any array-like of bools.

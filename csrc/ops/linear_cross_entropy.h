@@ -40,7 +40,8 @@ void add_or_copy(C* to, const C* from, std::ptrdiff_t n, bool add) {
 }
 
 template <class Isa, class C>
-void linear_cross_entropy(const LinearCrossEntropyArguments& a, const Conv2dKernels<C>& layer) {
+void linear_cross_entropy(const LinearCrossEntropyArguments& a, const Conv2dKernels<C>& layer,
+                          double scale = 1) {
     using P = Pair<Isa>;
     constexpr std::ptrdiff_t size = sizeof(C);
     const bool wants_grad = a.grad_x || a.grad_weight || a.grad_bias;
@@ -87,9 +88,9 @@ void linear_cross_entropy(const LinearCrossEntropyArguments& a, const Conv2dKern
     loss_arguments.reduction = a.reduction;
     loss_arguments.losses = losses;
     loss_arguments.grad = wants_grad ? &rows : nullptr;
-    const CrossEntropy<Isa, C> loss{loss_arguments};
-    const P divisor = a.reduction == Reduction::mean ? loss.denominator() : splat<Isa>(1, 0);
-    const P scale = div(splat<Isa>(1, 0), divisor);
+    const CrossEntropy<Isa, C> loss{loss_arguments, scale};
+    const P divisor = loss.divisor();
+    const P gradient_scale = div(splat<Isa>(1, 0), divisor);
 
     const C* weight = static_cast<const C*>(a.weight.data);
     for (std::ptrdiff_t first = 0; first < a.tokens; first += chunk) {
@@ -105,7 +106,8 @@ void linear_cross_entropy(const LinearCrossEntropyArguments& a, const Conv2dKern
         shape.rows = shape.kept_size[0] = count;
         loss_arguments.indices = a.indices + first;
         if (!reduced) loss_arguments.losses.data = losses.data + first * size;
-        loss.run_rows(scale, reduced ? LossSlab{hi + first, lo + first, 0} : LossSlab{}, 0, count);
+        loss.run_rows(gradient_scale, reduced ? LossSlab{hi + first, lo + first, 0} : LossSlab{}, 0,
+                      count);
 
         if (a.grad_x) {
             sizes.x = {0, 1, 0, a.features};
@@ -129,6 +131,7 @@ void linear_cross_entropy(const LinearCrossEntropyArguments& a, const Conv2dKern
     for (std::ptrdiff_t b = 0; b < a.tokens; b += sum_block)
         total = plus(total, CrossEntropy<Isa, C>::sum_of(hi + b, lo + b,
                                                          smaller<Isa>(sum_block, a.tokens - b)));
+    if (loss.overflows(total, divisor)) return linear_cross_entropy<Isa, C>(a, layer, rescue_scale);
     *static_cast<C*>(a.losses) = loss.reduced(total, divisor);
 }
 

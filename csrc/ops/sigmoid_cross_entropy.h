@@ -30,13 +30,15 @@
 //             cancels to below 2^-46 of its terms has the digits that 2^-100 leaves it.
 //   float16, bfloat16 as float32, rounded once more.
 //
-// A term with coefficient 0 is dropped, so x = inf with y = 1 and x = -inf with y = 0 have loss and
-// gradient 0; the other infinities give an infinite loss. NaN anywhere gives NaN.
+// A term with y or 1 - y equal to 0 is dropped, so x = inf with y = 1 and x = -inf with y = 0 have
+// loss and gradient 0, and p does not count where y is 0; the other infinities give an infinite
+// loss. NaN anywhere else gives NaN.
 //
 // Sums ("sum", "mean") run in C order of the elements whatever the layout: blocks of 8192 elements;
 // in a block 16 lanes of float64, lane j adds the elements j, j + 16, ...; lane j absorbs lane j +
 // 8, then 4, 2, 1; the blocks' sums are added in order. float64 losses enter as hi + lo and are
-// added double-length, those of the other dtypes as float64 before they are rounded.
+// added double-length, those of the other dtypes as float64 before they are rounded. Where a sum of
+// float64 losses overflows, they are added again, scaled down: the mean may be a number.
 #include "../elementwise_plan.h"
 #include "../reduction.h"
 #include "../runtime/memory.h"
@@ -154,6 +156,13 @@ template <class Isa>
     r.grad.value = select(r.cancels, wide.grad.value, r.grad.value);
 }
 
+// A product p y that is NaN with y = 0.
+template <class Isa>
+[[gnu::always_inline]] inline Mask<Isa, double> is_dropped(Vec<Isa, double> product,
+                                                           Vec<Isa, double> y) {
+    return is_nan(product) & (y == Vec<Isa, double>::zero());
+}
+
 // Loss and gradient in float64, before w.
 template <class Isa>
 [[gnu::always_inline]] inline CrossEntropy<Isa> cross_entropy_pair(Vec<Isa, double> x,
@@ -164,6 +173,8 @@ template <class Isa>
     Mask<Isa, double> negative = x < D::zero();
     Pair<Isa> rest = two_sum(D::splat(negatives ? 1 : 0), negatives ? -y : D::zero());
     Pair<Isa> positive = two_prod(pos_weight, y);
+    Mask<Isa, double> dropped = is_dropped(positive.hi, y);
+    positive = select(dropped, Pair<Isa>{D::zero(), D::zero()}, positive);
     Coefficients<Isa> c = {select(negative, rest, positive), select(negative, positive, rest)};
     D magnitude = abs(x);
     LogisticTerms<Isa> terms = logistic_terms(magnitude);
@@ -197,6 +208,7 @@ struct CrossEntropyOptions {
     bool negatives;
     // What the gradient of the reduced loss is multiplied by: 1, or 1/n as hi + lo.
     Pair<Isa> grad_scale;
+    double loss_scale = 1;  // of float64
 };
 
 // One part of a vector, in float64: the loss as hi + lo (hi rounded from both), the rounded
@@ -245,6 +257,7 @@ template <bool with_grad, bool weighted, class Isa>
     Mask<Isa, double> negative = x < D::zero();
     D rest = options.negatives ? D::splat(1) - y : D::zero();
     D positive = weighted ? pos_weight * y : y;
+    if constexpr (weighted) positive = select(is_dropped(positive, y), D::zero(), positive);
     D s = select(negative, rest, positive);
     D l = select(negative, positive, rest);
     D large = select(l == D::zero(), D::zero(), l * (magnitude + small));
@@ -421,6 +434,7 @@ void cross_entropy_task(const ElementwisePlan<6>& plan, std::ptrdiff_t task, std
                 v.y = load<Isa>(y + i, lanes);
                 v.weight = w == nullptr ? V::splat(1) : load<Isa>(w + i, lanes);
                 v.pos_weight = p == nullptr ? V::splat(1) : load<Isa>(p + i, lanes);
+                if constexpr (parts == 1) v.weight = v.weight * V::splat(options.loss_scale);
                 cross_entropy<with_grad, weighted>(v, options);
                 if (loss_line != nullptr) {
                     if constexpr (parts == 1) {
@@ -477,8 +491,8 @@ template <class Isa>
 double quotient_of(LongSum sum, double n) {
     using D = Vec<Isa, double>;
     double value = sum.hi + sum.lo;
-    if (!(value - value == 0)) return sum.hi / n;
     double q = value / n;
+    if (!(q - q == 0)) return sum.hi / n;
     D rest = fma(D::splat(-q), D::splat(n), D::splat(value));
     double lo = sum.lo - (value - sum.hi);
     return q + (rest[0] + lo) / n;
@@ -520,13 +534,23 @@ void sigmoid_cross_entropy(const ElementwisePlan<6>& plan, T* loss, T* grad, Lon
                    : run.template operator()<false, true>();
     }
     if (reduction == Reduction::none) return;
-    LongSum sum = sums[0];
-    for (std::ptrdiff_t b = 1; b < blocks; ++b) sum = long_add<Isa>(sum, sums[b]);
-    D reduced = D::splat(quotient_of<Isa>(sum, reduction == Reduction::mean ? n : 1));
+    const auto reduced = [&] {
+        LongSum sum = sums[0];
+        for (std::ptrdiff_t b = 1; b < blocks; ++b) sum = long_add<Isa>(sum, sums[b]);
+        const double divisor = reduction == Reduction::mean ? n : 1;
+        return quotient_of<Isa>(sum, divisor * options.loss_scale);
+    };
+    double value = reduced();
     if constexpr (std::is_same_v<T, double>) {
-        store<Isa>(loss, reduced, FirstLanes{1});
+        if (!(value - value == 0)) {
+            options.loss_scale = 0x1p-128;
+            grad = nullptr;
+            run.template operator()<false, true>();
+            value = reduced();
+        }
+        *loss = value;
     } else {
-        store<Isa>(loss, narrow(reduced, reduced), FirstLanes{1});
+        store<Isa>(loss, narrow(D::splat(value), D::splat(value)), FirstLanes{1});
     }
 }
 

@@ -35,11 +35,16 @@
 // hold; all rows ignored: the mean is 0 / 0 = NaN. One column: loss and gradient 0 exactly.
 //
 // The sum over rows is compensated, in the order of simd/sum.h with rows for columns; losses enter
-// it unrounded (hi + lo).
+// it unrounded (hi + lo). Where it, or the sum of the weights, overflows in float64, everything is
+// done again with all weights multiplied by `rescue_scale`, and so is what the sum is divided by.
+// Weights that sum to 0: the mean is the total / 0, its gradient NaN.
 #include "../cross_entropy_plan.h"
 #include "softmax.h"
 
 namespace stableops {
+
+// Losses below 2^1024 of 2^64 rows have a sum that does not overflow.
+constexpr double rescue_scale = 0x1p-128;
 
 // Losses of a slab of rows, hi + lo, and what becomes of them.
 struct LossSlab {
@@ -116,6 +121,7 @@ struct IndexLabels {
     const CrossEntropyArguments& arguments;
     const RowOperand& x;
     Pair<Isa> gradient_scale;  // of every row, before its class weight
+    double scale;              // of the class weights
     LossWriter<Isa> writer;
 
     struct Row {
@@ -142,9 +148,9 @@ struct IndexLabels {
             if (k == arguments.ignore_index) continue;
             label[j] = static_cast<double>(k);
             logit[j] = read_element<Isa, C>(*arguments.shape, x, row, k);
-            weight[j] = arguments.weight == nullptr
-                            ? 1
-                            : static_cast<double>(static_cast<const C*>(arguments.weight)[k]);
+            weight[j] = scale;
+            if (arguments.weight != nullptr)
+                weight[j] *= static_cast<double>(static_cast<const C*>(arguments.weight)[k]);
         }
         Row row;
         row.factor = D::zero();
@@ -317,8 +323,8 @@ struct WeightLabels {
     static constexpr bool keeps = false;
 
     const CrossEntropyArguments& arguments;
-    P label_share;   // 1 - s
-    P common_share;  // s / C
+    P label_share;   // 1 - s, times the scale of the weights
+    P common_share;  // s / C, likewise
     P gradient_scale;
     LossWriter<Isa> writer;
 
@@ -471,11 +477,13 @@ struct CrossEntropy {
     static constexpr std::ptrdiff_t slab_rows = 8 * sum_block;
 
     const CrossEntropyArguments& a;
+    double scale = 1;  // of all weights: 1 or rescue_scale
 
-    // What a mean divides by: the sum of the weights of the rows that are not ignored, or the
-    // number of rows where labels are weights.
-    P denominator() const {
-        if (a.indices == nullptr) return splat<Isa>(static_cast<double>(a.shape->rows), 0);
+    // What the sum is divided by: for a mean the sum of the weights of the rows that are not
+    // ignored, or the number of rows where labels are weights.
+    P divisor() const {
+        if (a.reduction != Reduction::mean) return splat<Isa>(scale, 0);
+        if (a.indices == nullptr) return splat<Isa>(static_cast<double>(a.shape->rows) * scale, 0);
         P sum = splat<Isa>(0, 0);
         std::ptrdiff_t counted = 0;
         for (std::ptrdiff_t r = 0; r < a.shape->rows; ++r) {
@@ -484,25 +492,31 @@ struct CrossEntropy {
             if (a.weight == nullptr) {
                 ++counted;
             } else {
-                sum = plus(sum, splat<Isa>(static_cast<const C*>(a.weight)[k], 0));
+                sum = plus(sum, splat<Isa>(static_cast<const C*>(a.weight)[k] * scale, 0));
             }
         }
-        return a.weight == nullptr ? splat<Isa>(static_cast<double>(counted), 0)
+        return a.weight == nullptr ? splat<Isa>(static_cast<double>(counted) * scale, 0)
                                    : fast_two_sum(sum.hi, sum.lo);
+    }
+
+    // Whether it is worth trying again with rescue_scale.
+    bool overflows(P total, P divisor) const {
+        return sizeof(C) == 8 && scale == 1 &&
+               any(~(is_finite(normalized(total).hi) & is_finite(divisor.hi)));
     }
 
     void run_rows(P gradient_scale, LossSlab slab, std::ptrdiff_t first,
                   std::ptrdiff_t count) const {
         LossWriter<Isa> writer = {*a.shape, a.losses, slab};
         if (a.indices != nullptr && a.smoothing == 0) {
-            IndexLabels<Isa, C> op = {a, a.x, gradient_scale, writer};
+            IndexLabels<Isa, C> op = {a, a.x, gradient_scale, scale, writer};
             RowDriver<Isa, C, IndexLabels<Isa, C>>{*a.shape, op, a.grad, {&a.x}, first, count}
                 .run();
             return;
         }
-        P share = two_sum(D::splat(1), D::splat(-a.smoothing));
-        P common =
-            div(splat<Isa>(a.smoothing, 0), splat<Isa>(static_cast<double>(a.shape->cols), 0));
+        P share = mul(two_sum(D::splat(1), D::splat(-a.smoothing)), D::splat(scale));
+        P common = div(splat<Isa>(a.smoothing * scale, 0),
+                       splat<Isa>(static_cast<double>(a.shape->cols), 0));
         char one = 1;
         RowOperand ones = {};
         ones.data = &one;
@@ -528,8 +542,8 @@ struct CrossEntropy {
             run_rows(splat<Isa>(1, 0), {nullptr, nullptr, 0}, 0, rows);
             return;
         }
-        P divisor = a.reduction == Reduction::mean ? denominator() : splat<Isa>(1, 0);
-        P scale = div(splat<Isa>(1, 0), divisor);
+        P divisor = this->divisor();
+        P gradient_scale = div(splat<Isa>(1, 0), divisor);
         P total = splat<Isa>(0, 0);
         // A few rows need no memory from elsewhere.
         constexpr std::ptrdiff_t few = 256;
@@ -542,26 +556,25 @@ struct CrossEntropy {
         slab.lo = slab.hi + held;
         for (slab.first = 0; slab.first < rows; slab.first += slab_rows) {
             std::ptrdiff_t count = smaller<Isa>(slab_rows, rows - slab.first);
-            run_rows(scale, slab, slab.first, count);
+            run_rows(gradient_scale, slab, slab.first, count);
             // A single sample is its own sum.
             if (count == 1) total = plus(total, splat<Isa>(slab.hi[0], slab.lo[0]));
             for (std::ptrdiff_t b = 0; count > 1 && b < count; b += sum_block)
                 total = plus(total,
                              sum_of(slab.hi + b, slab.lo + b, smaller<Isa>(sum_block, count - b)));
         }
+        if (overflows(total, divisor)) return CrossEntropy{a, rescue_scale}.run();
         C loss = reduced(total, divisor);
         write_elements<Isa>(a.losses.data, a.losses.type, &loss, 0, 1);
     }
 
     // The sum of all losses as the result, rounded once.
-    C reduced(P total, P divisor) const {
+    static C reduced(P total, P divisor) {
         total = normalized(total);
-        if (a.reduction == Reduction::mean) {
-            P mean = div(total, divisor);
-            total = {select(is_finite(total.hi), mean.hi, total.hi / divisor.hi),
-                     select(is_finite(total.hi), mean.lo, D::zero())};
-        }
-        return static_cast<C>((total.hi + total.lo)[0]);
+        P result = div(total, divisor);
+        // Double-length arithmetic makes NaN of infinities.
+        return static_cast<C>(
+            select(is_finite(result.hi), result.hi + result.lo, total.hi / divisor.hi)[0]);
     }
 
     // An infinite sum has NaN as its error.
