@@ -79,6 +79,9 @@ def images() -> Iterator[Case]:
         for layout in (NCHW, CHANNELS_LAST):
             options = {"size": 5}
             yield image_case("local_response_norm", shape, layout, options=options, flops=13)
+            yield image_case(
+                "local_response_norm_backward", shape, layout, options=options, flops=20, images=2
+            )
     for shape in ((1, 64, 56, 56), (8, 64, 28, 28)):
         for layout in (NCHW, CHANNELS_LAST):
             for mode in ("nearest", "bilinear"):
@@ -91,8 +94,10 @@ def images() -> Iterator[Case]:
                     f" {mode} x2", options=options,
                 )  # fmt: skip
     for shape, layout in (((8, 64, 56, 56), NCHW), ((8, 64, 56, 56), CHANNELS_LAST)):
-        yield image_case("pixel_shuffle", shape, layout, " x2", options={"factor": 2}, flops=0)
+        for operation in ("pixel_shuffle", "pixel_unshuffle"):
+            yield image_case(operation, shape, layout, " x2", options={"factor": 2}, flops=0)
     yield image_case("dropout", (64, 4096), options={"p": 0.5})
+    yield image_case("dropout_backward", (64, 4096), options={"p": 0.5}, images=2)
 
 
 def layer_norms() -> Iterator[Case]:
@@ -112,11 +117,18 @@ TRANSPOSED = (
 
 def transposed_convolutions() -> Iterator[Case]:
     for x, weight, stride, padding in TRANSPOSED:
+        suffix = f" {weight[2]}x{weight[3]}/{stride} to {weight[1]}"
+        options = {"stride": stride, "padding": padding}
+        flops = 2 * int(np.prod(weight[1:]))
+        out = [(n - 1) * stride - 2 * padding + weight[2] for n in x[2:]]
         for layout in (NCHW, CHANNELS_LAST):
             yield image_case(
-                "conv_transpose2d", x, layout, f" {weight[2]}x{weight[3]}/{stride} to {weight[1]}",
-                extra=(weight, (weight[1],)), options={"stride": stride, "padding": padding},
-                flops=2 * int(np.prod(weight[1:])),
+                "conv_transpose2d", x, layout, suffix,
+                extra=(weight, (weight[1],)), options=options, flops=flops,
+            )  # fmt: skip
+            yield image_case(
+                "conv_transpose2d_backward", x, layout, suffix,
+                extra=(weight, (x[0], weight[1], *out)), options=options, flops=2 * flops,
             )  # fmt: skip
 
 

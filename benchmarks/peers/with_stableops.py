@@ -161,6 +161,10 @@ def local_response_norm(x, *, size):
     return lambda: F.local_response_norm(x, size)
 
 
+def local_response_norm_backward(grad_output, x, *, size):
+    return lambda: F.local_response_norm_backward(grad_output, x, size)
+
+
 def leaky_relu(x):
     return lambda: F.leaky_relu(x)
 
@@ -183,6 +187,11 @@ def dropout(x, *, p):
     return (lambda: F.dropout(x, p, rng=rng)), lambda y: np.unique(y == 0)
 
 
+def dropout_backward(grad_output, x, *, p):
+    mask = x > 0
+    return lambda: F.dropout_backward(grad_output, mask, p)
+
+
 def interpolate(x, *, scale_factor, mode):
     return lambda: F.interpolate(x, None, scale_factor, mode)
 
@@ -197,8 +206,16 @@ def pixel_shuffle(x, *, factor):
     return lambda: F.pixel_shuffle(x, factor)
 
 
+def pixel_unshuffle(x, *, factor):
+    return lambda: F.pixel_unshuffle(x, factor)
+
+
 def conv_transpose2d(x, weight, bias, *, stride, padding):
     return lambda: F.conv_transpose2d(x, weight, bias, stride, padding)
+
+
+def conv_transpose2d_backward(x, weight, grad_output, *, stride, padding):
+    return lambda: F.conv_transpose2d_backward(grad_output, x, weight, stride, padding)
 
 
 def nms(boxes, scores, *, iou_threshold):

@@ -243,6 +243,13 @@ def local_response_norm(x, *, size):
     return on_numpy(lambda t: F.local_response_norm(t, size), x)
 
 
+def local_response_norm_backward(grad_output, x, *, size):
+    t, g = torch.from_numpy(x).requires_grad_(), torch.from_numpy(grad_output)
+    with torch.enable_grad():
+        y = F.local_response_norm(t, size)
+    return lambda: torch.autograd.grad(y, t, g, retain_graph=True)[0].numpy()
+
+
 def leaky_relu(x):
     return on_numpy(F.leaky_relu, x)
 
@@ -269,6 +276,11 @@ def dropout(x, *, p):
     return on_numpy(lambda t: F.dropout(t, p), x), lambda y: np.unique(y == 0)
 
 
+def dropout_backward(grad_output, x, *, p):
+    mask = torch.from_numpy(x > 0)
+    return on_numpy(lambda g: aten.native_dropout_backward(g, mask, 1 / (1 - p)), grad_output)
+
+
 def interpolate(x, *, scale_factor, mode):
     return on_numpy(lambda t: F.interpolate(t, None, scale_factor, mode), x)
 
@@ -285,8 +297,21 @@ def pixel_shuffle(x, *, factor):
     return on_numpy(lambda t: F.pixel_shuffle(t, factor), x)
 
 
+def pixel_unshuffle(x, *, factor):
+    return on_numpy(lambda t: F.pixel_unshuffle(t, factor), x)
+
+
 def conv_transpose2d(x, weight, bias, *, stride, padding):
     return on_numpy(lambda t, w, b: F.conv_transpose2d(t, w, b, stride, padding), x, weight, bias)
+
+
+def conv_transpose2d_backward(x, weight, grad_output, *, stride, padding):
+    sizes = [stride] * 2, [padding] * 2, [1, 1], True, [0, 0], 1
+    bias = [weight.shape[1]]
+    return on_numpy(
+        lambda t, w, g: aten.convolution_backward(g, t, w, bias, *sizes, [True] * 3),
+        x, weight, grad_output,
+    )  # fmt: skip
 
 
 # torchvision's formulas: its own module does not import where its compiled operators do not fit.
