@@ -625,6 +625,9 @@ def test_errors_name_the_layer():
         (lambda: nn.Conv2d(3, 0, 3), "must be positive"),
         (lambda: nn.Conv2d(2, 3, 3, table=[[1, 0]]), "table has shape"),
         (lambda: nn.Linear(0, 3), "must be positive"),
+        (lambda: nn.MaxPool2d(0), "kernel_size=0 is not allowed"),
+        (lambda: nn.MaxPool2d(2, dilation=(1, 0)), "dilation=(1, 0) is not allowed"),
+        (lambda: nn.AvgPool2d(2, stride="a"), "stride='a' is not allowed"),
         (lambda: nn.GroupNorm(2, 3), "num_groups = 2 does not divide 3"),
         (lambda: nn.SGD(models.lenet5(rng=philox(0)), -1.0), "finite and not negative: -1.0"),
         (
@@ -642,6 +645,30 @@ def test_errors_name_the_layer():
 def test_bad_settings(make, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: nn.BatchNorm2d(3, momentum="x"), "momentum='x' is not allowed"),
+        (lambda: nn.LayerNorm(3, eps=None), "eps=None is not allowed"),
+        (lambda: nn.Dropout("a"), "p='a' is not allowed"),
+        (lambda: nn.Linear(2, 3).load_state_dict(None), "the state of Linear is None; a mapping"),
+    ],
+)
+def test_settings_of_a_wrong_type(make, text):
+    with pytest.raises(TypeError, match=re.escape(text)):
+        make()
+
+
+def test_weights_beyond_float32_are_refused():
+    net = nn.Linear(2, 1)
+    state = {"weight": np.array([[1e39, np.inf]]), "bias": np.array([np.nan])}
+    with pytest.raises(ValueError, match=r"beyond their dtype: weight \(float32\)$"):
+        net.load_state_dict(state)
+    state["weight"][0, 0] = 1e-60
+    net.load_state_dict(state)
+    assert net.weight.tolist() == [[0, np.inf]]
 
 
 def test_children_must_be_modules():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import stableops as F
-from stableops.nn._module import Array, Module
+from stableops.nn._module import Array, Module, check_number
 
 __all__ = ["Dropout", "LeakyReLU", "PReLU", "ReLU", "ReLU6", "Sigmoid"]
 
@@ -176,6 +176,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
         super().__init__()
+        check_number(p=p)
         if not 0 <= p <= 1:
             msg = f"p = {p} is no probability between 0 and 1"
             raise ValueError(msg)

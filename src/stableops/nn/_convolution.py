@@ -19,7 +19,9 @@ __all__ = ["Conv2d", "ConvTranspose2d", "he_uniform", "pair"]
 
 def pair(value: Any) -> tuple[int, int]:
     """Both numbers of an int or a pair."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    if isinstance(value, int | np.integer):
+        return int(value), int(value)
+    return value[0], value[1]
 
 
 def he_uniform(weight: Array, fan_in: int, rng: np.random.Generator) -> None:

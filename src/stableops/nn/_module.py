@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     Self = TypeVar("Self", bound="Module")
 
@@ -366,8 +368,10 @@ class Module:
         Raises
         ------
         ValueError
-            If keys are missing, unexpected, of another shape or no real numbers: all of them are
-            named, and nothing has been changed.
+            If keys are missing, unexpected, of another shape, no real numbers or beyond float32:
+            all of them are named, and nothing has been changed.
+        TypeError
+            If `state` is no mapping.
         """
         own = self.state_dict()
         for name, array in fitting_state(own, state, type(self).__name__).items():
@@ -388,6 +392,21 @@ class Module:
 
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
+
+
+def check_number(**numbers: Any) -> None:
+    """Refuse an argument that is no real number by its name."""
+    for name, value in numbers.items():
+        if not isinstance(value, Real):
+            msg = f"{name}={value!r} is not allowed; a number is"
+            raise TypeError(msg)
+
+
+def _overflows(array: Array, dtype: np.dtype[Any]) -> bool:
+    if array.dtype.kind != "f" or array.dtype.itemsize <= dtype.itemsize:
+        return False
+    with np.errstate(over="ignore"):
+        return bool((np.isinf(array.astype(dtype)) & np.isfinite(array)).any())
 
 
 def fitting_state(
@@ -411,8 +430,14 @@ def fitting_state(
     Raises
     ------
     ValueError
-        If keys are missing, unexpected, of another shape or kind; all of them are named.
+        If keys are missing, unexpected, of another shape or kind, or overflow; all of them are
+        named.
+    TypeError
+        If the state is no mapping.
     """
+    if not isinstance(state, Mapping):
+        msg = f"the state of {owner} is {state!r:.40}; a mapping of names to arrays is needed"
+        raise TypeError(msg)
     arrays = {}
     for name in own:
         if name in state:
@@ -435,6 +460,11 @@ def fitting_state(
             f"{name} ({array.dtype} instead of {own[name].dtype})"
             for name, array in arrays.items()
             if not np.can_cast(array.dtype, own[name].dtype, "same_kind")
+        ],
+        "beyond their dtype": [
+            f"{name} ({own[name].dtype})"
+            for name, array in arrays.items()
+            if _overflows(array, own[name].dtype)
         ],
     }
     problems = [f"{kind}: {', '.join(map(str, names))}" for kind, names in groups.items() if names]

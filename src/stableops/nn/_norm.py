@@ -8,7 +8,7 @@ import numpy as np
 
 import stableops as F
 from stableops import _core
-from stableops.nn._module import Array, Module
+from stableops.nn._module import Array, Module, check_number
 
 __all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "LocalResponseNorm"]
 
@@ -21,6 +21,7 @@ class Norm(Module):
 
     def __init__(self, shape: Any, eps: float, affine: bool) -> None:
         super().__init__()
+        check_number(eps=eps)
         if not eps >= 0:
             msg = f"eps must not be negative, it is {eps}"
             raise ValueError(msg)
@@ -87,6 +88,8 @@ class BatchNorm2d(Norm):
         affine: bool = True,
     ) -> None:
         super().__init__(num_features, eps, affine)
+        if momentum is not None:
+            check_number(momentum=momentum)
         self.momentum = momentum
         self.running_mean = np.zeros(num_features, np.float32)
         self.running_var = np.ones(num_features, np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal
 
 import stableops as F
@@ -9,6 +10,17 @@ from stableops.nn._convolution import pair
 from stableops.nn._module import Array, Module, Window
 
 __all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "MaxPool2d", "Upsample"]
+
+
+def _check_sizes(**sizes: Any) -> None:
+    for name, value in sizes.items():
+        try:
+            fits = all(operator.index(size) >= 1 for size in pair(value))
+        except (TypeError, IndexError):
+            fits = False
+        if not fits:
+            msg = f"{name}={value!r} is not allowed; it must be an int or a pair of ints above 0"
+            raise ValueError(msg)
 
 
 class MaxPool2d(Module):
@@ -36,9 +48,11 @@ class MaxPool2d(Module):
         ceil_mode: bool = False,
     ) -> None:
         super().__init__()
+        stride = kernel_size if stride is None else stride
+        _check_sizes(kernel_size=kernel_size, stride=stride, dilation=dilation)
         self.settings: dict[str, Any] = {
             "kernel_size": kernel_size,
-            "stride": kernel_size if stride is None else stride,
+            "stride": stride,
             "padding": padding,
             "dilation": dilation,
             "ceil_mode": ceil_mode,
@@ -88,9 +102,11 @@ class AvgPool2d(Module):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__()
+        stride = kernel_size if stride is None else stride
+        _check_sizes(kernel_size=kernel_size, stride=stride)
         self.settings: dict[str, Any] = {
             "kernel_size": kernel_size,
-            "stride": kernel_size if stride is None else stride,
+            "stride": stride,
             "padding": padding,
             "ceil_mode": ceil_mode,
             "count_include_pad": count_include_pad,
