@@ -329,6 +329,36 @@ def test_backward_of_tiny_and_huge_gradients(f, backward, exponent):
     assert reference_rows.backward_error(backward(g, y), exact, np.float64) <= 2
 
 
+@pytest.mark.parametrize("cols", [2, 5, 150, 9000, 300_000])
+def test_backward_of_gradients_next_to_overflow(cols):
+    largest = np.finfo(np.float64).max
+    log_p = np.full((3, cols), -np.log(cols))
+    p = np.exp(log_p)
+    g = np.full((3, cols), largest)
+    g[1, 1:] = -largest
+    g[2] = 1.0
+    # One row's scale is no other row's affair.
+    together = so.log_softmax_backward(g, log_p), so.softmax_backward(g, p)
+    for i in range(3):
+        assert same_bits(so.log_softmax_backward(g[i], log_p[i]), together[0][i])
+        assert same_bits(so.softmax_backward(g[i], p[i]), together[1][i])
+    small = np.ldexp(g[:2], -100)
+    for f, y, got in (
+        (so.log_softmax_backward, log_p, together[0]),
+        (so.softmax_backward, p, together[1]),
+    ):
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(got[:2], np.ldexp(f(small, y[:2]), 100))
+        assert np.isfinite(got[0]).all()
+    assert np.isfinite(together[1]).all()
+    g[1] = -largest
+    g[1, 0] = largest
+    log_p[:] = [-800.0] * (cols - 1) + [0.0]
+    got = so.log_softmax_backward(g[:2], log_p[:2])
+    assert got[0, -1] == (-np.inf if cols > 2 else -largest)
+    assert (got[0, :-1] == largest).all()
+
+
 def test_backward_matches_complex_step():
     x = np.array([0.3, -1.2, 2.0, 0.0])
     g = np.array([1.0, -2.0, 0.5, 3.0])

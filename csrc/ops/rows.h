@@ -19,7 +19,8 @@
 //   Sum sum(form, column, n, in, row)            the sums of a block that begins at `column`
 //   void finish(form, first, n, sum, row)        constants of the rows; values a row has
 //   void emit(form, column, n, out, in, row)     elements of a block
-// where row.peak is filled in by the driver between peak() and sum().
+// where row.peak is filled in by the driver between peak() and sum(). Where row.scale.rescale(sum)
+// says so (if there is such a thing), sum() is called again for all of a row.
 //
 // `keeps` says that a short row's exponentials are worth keeping (float64, where they are dear):
 //   Sum sum_kept(form, column, n, in, row, hi, lo)   as sum(), and stores them
@@ -434,6 +435,15 @@ struct SharedBlock {
     SharedBlock& operator=(const SharedBlock&) = delete;
 };
 
+template <class Isa, class Sum, class Row>
+[[gnu::always_inline]] inline bool must_sum_again(const Sum& sum, Row& row) {
+    if constexpr (requires { row.scale.rescale(sum); }) {
+        return row.scale.rescale(sum);
+    } else {
+        return false;
+    }
+}
+
 template <class Isa, class C, class Op>
 struct RowDriver {
     using D = Vec<Isa, double>;
@@ -693,9 +703,12 @@ struct RowDriver {
                 peak = max(peak, peak_of_block(lines, row, c, state));
             state.peak = peak;
         }
-        Sum sum = sum_of_block(lines, row, 0, state);
-        for (std::ptrdiff_t c = sum_block; c < shape.cols; c += sum_block)
-            sum = plus(sum, sum_of_block(lines, row, c, state));
+        Sum sum;
+        do {
+            sum = sum_of_block(lines, row, 0, state);
+            for (std::ptrdiff_t c = sum_block; c < shape.cols; c += sum_block)
+                sum = plus(sum, sum_of_block(lines, row, c, state));
+        } while (must_sum_again<Isa>(sum, state));
         op.finish(Form{}, row, 1, sum, state);
         if constexpr (Op::emits) {
             if (out == nullptr) return;
@@ -770,10 +783,17 @@ struct RowDriver {
                 for (std::ptrdiff_t r = 0; r < count; ++r)
                     if (done[r][0] == 0) states[r].peak = combined(peaks, r, Larger{});
             }
-            each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r, std::ptrdiff_t row,
-                           std::ptrdiff_t column) {
-                if (done[r][0] == 0) sums[task] = sum_of_block(lines, row, column, states[r]);
-            });
+            bool again;
+            do {
+                each_block([&](Lines& lines, std::ptrdiff_t task, std::ptrdiff_t r,
+                               std::ptrdiff_t row, std::ptrdiff_t column) {
+                    if (done[r][0] == 0) sums[task] = sum_of_block(lines, row, column, states[r]);
+                });
+                again = false;
+                for (std::ptrdiff_t r = 0; r < count; ++r)
+                    if (done[r][0] == 0)
+                        again |= must_sum_again<Isa>(combined(sums, r, Plus{}), states[r]);
+            } while (again);
             for (std::ptrdiff_t r = 0; r < count; ++r)
                 if (done[r][0] == 0)
                     op.finish(Form{}, first + r, 1, combined(sums, r, Plus{}), states[r]);
@@ -938,10 +958,16 @@ struct RowDriver {
                 states[s].peak = c == 0 ? peak : max(states[s].peak, peak);
             });
         }
-        each_strip([&](std::ptrdiff_t s, std::ptrdiff_t c, const C*(&data)[inputs]) {
-            Sum sum = op.sum(Form{}, c, tile[0].cols, data, states[s]);
-            sums[s] = c == 0 ? sum : plus(sums[s], sum);
-        });
+        bool again;
+        do {
+            each_strip([&](std::ptrdiff_t s, std::ptrdiff_t c, const C*(&data)[inputs]) {
+                Sum sum = op.sum(Form{}, c, tile[0].cols, data, states[s]);
+                sums[s] = c == 0 ? sum : plus(sums[s], sum);
+            });
+            again = false;
+            for (std::ptrdiff_t s = 0; s < strips; ++s)
+                again |= must_sum_again<Isa>(sums[s], states[s]);
+        } while (again);
         for (std::ptrdiff_t s = 0; s < strips; ++s)
             op.finish(Form{}, first_row + s * lanes, rows_of(s), sums[s], states[s]);
     }

@@ -40,7 +40,7 @@
 //   log_softmax:  g_i - exp(y_i) sum_j g_j
 // Here terms of both signs cancel, so the error is relative to the sum of the absolute terms:
 // products are exact (float32 in double, float64 as hi + lo), sums as above, one rounding at the
-// end.
+// end. A float64 row whose sum is next to overflow is done again with g scaled down (`rescale`).
 #include "rows.h"
 
 namespace stableops {
@@ -457,6 +457,26 @@ struct LogSoftmax {
     }
 };
 
+// What the g of a row are multiplied by, so that neither their sum nor a difference overflows, and
+// what the results are multiplied by then.
+template <class Isa, class C>
+struct GradientScale {
+    using D = Vec<Isa, double>;
+    D down, up;
+
+    // Whether rows must be summed again.
+    bool rescale(Pair<Isa> sum)
+        requires(sizeof(C) == 8)
+    {
+        Mask<Isa, double> large = ~(abs(sum.hi) < D::splat(0x1p960)) & (down == D::splat(1));
+        down = select(large, D::splat(0x1p-64), down);
+        up = select(large, D::splat(0x1p64), up);
+        return any(large);
+    }
+    [[gnu::always_inline]] inline D scaled(D g) const { return sizeof(C) == 8 ? g * down : g; }
+    [[gnu::always_inline]] inline D result(D y) const { return sizeof(C) == 8 ? y * up : y; }
+};
+
 // Operands: g, y.
 template <class Isa, class C>
 struct SoftmaxBackward {
@@ -471,19 +491,23 @@ struct SoftmaxBackward {
 
     struct Row {
         Sum dot;
+        GradientScale<Isa, C> scale;
     };
 
     template <class Form>
     Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
-        return Row();
+        Row row;
+        row.scale = {D::splat(1), D::splat(1)};
+        return row;
     }
     template <class Form>
-    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row&) const {
+    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row) const {
+        GradientScale<Isa, C> scale = row.scale;
         Lanes<Form, Sum> sums(E::zero());
         Form::each(
             n,
             [&](int slot, std::ptrdiff_t, D g, D y) __attribute__((always_inline)) {
-                sums.lane[slot] = plus(sums.lane[slot], E::exact_product(g, y));
+                sums.lane[slot] = plus(sums.lane[slot], E::exact_product(scale.scaled(g), y));
             },
             Column<C>{in[0], 0}, Column<C>{in[1], 0});
         return Form::fold(sums.lane, Plus{});
@@ -496,10 +520,12 @@ struct SoftmaxBackward {
     void emit(Form, std::ptrdiff_t, std::ptrdiff_t n, C* out, const C* const* in,
               const Row& row) const {
         Sum dot = row.dot;
+        GradientScale<Isa, C> scale = row.scale;
         Form::map(
             n, out,
             [&](std::ptrdiff_t, D g, D y) __attribute__((always_inline)) {
-                return E::rounded(E::product(E::minus(E::of(g), dot), E::of(y)));
+                Sum difference = E::minus(E::of(scale.scaled(g)), dot);
+                return scale.result(E::rounded(E::product(difference, E::of(y))));
             },
             Column<C>{in[0], 0}, Column<C>{in[1], 0});
     }
@@ -519,19 +545,23 @@ struct LogSoftmaxBackward {
     struct Row {
         Sum total;
         D scale_exponent;
+        GradientScale<Isa, C> scale;
     };
 
     template <class Form>
     Row start(Form, std::ptrdiff_t, std::ptrdiff_t) const {
-        return Row();
+        Row row;
+        row.scale = {D::splat(1), D::splat(1)};
+        return row;
     }
     template <class Form>
-    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row&) const {
+    Sum sum(Form, std::ptrdiff_t, std::ptrdiff_t n, const C* const* in, const Row& row) const {
+        GradientScale<Isa, C> scale = row.scale;
         Lanes<Form, Sum> sums(E::zero());
         Form::each(
             n,
             [&](int slot, std::ptrdiff_t, D g) __attribute__((always_inline)) {
-                sums.lane[slot] = plus(sums.lane[slot], E::of(g));
+                sums.lane[slot] = plus(sums.lane[slot], E::of(scale.scaled(g)));
             },
             Column<C>{in[0], 0});
         return Form::fold(sums.lane, Plus{});
@@ -549,11 +579,13 @@ struct LogSoftmaxBackward {
               const Row& row) const {
         Sum total = row.total;
         D scale_exponent = row.scale_exponent;
+        GradientScale<Isa, C> scale = row.scale;
         Form::map(
             n, out,
             [&](std::ptrdiff_t, D g, D y) __attribute__((always_inline)) {
                 Sum p = E::exp_of(y, scale_exponent);
-                return E::rounded(E::minus(E::of(g), E::product(p, total)));
+                return scale.result(
+                    E::rounded(E::minus(E::of(scale.scaled(g)), E::product(p, total))));
             },
             Column<C>{in[0], 0}, Column<C>{in[1], minus_infinity});
     }
