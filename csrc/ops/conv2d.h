@@ -67,8 +67,8 @@ void correlate(std::ptrdiff_t problems, std::ptrdiff_t groups, const GroupSteps&
     // Where masked loads are instructions, and for the type that networks have.
     if constexpr (std::is_same_v<T, float> && Isa::bytes > 16) {
         if (problems == 1 && is_depthwise_plane<Isa>(first)) {
-            // These sums run at about a quarter of a large tile's rate.
-            const std::ptrdiff_t share = larger(task_work / 4 / (9 * first.w.out), 1);
+            // These sums run at a quarter to a tenth of a large tile's rate.
+            const std::ptrdiff_t share = larger(task_work / 16 / (9 * first.w.out), 1);
             const std::ptrdiff_t rows = smaller(share, first.h.out);
             const std::ptrdiff_t row_blocks = ceil_div(first.h.out, rows);
             const std::ptrdiff_t group_blocks = ceil_div(groups, larger(share / rows, 1));

@@ -39,6 +39,51 @@ template <class Isa, class T, int outputs, class Lanes>
     for (int j = 0; j < outputs; ++j) out[j] = terms <= block_terms ? acc[j] : out[j] + acc[j];
 }
 
+// Outputs of a 3x3 tile: their sums and the nine weights stay in registers.
+constexpr int tap9_outputs = 4;
+
+// The same for 3x3 taps, `count` outputs of a row that go to y: each place is loaded once, for the
+// up to three outputs that read it. Rows of places lie `row` apart. Returns whether a result is
+// NaN.
+template <class Isa, class T, int stride, int step, class Lanes>
+[[gnu::noinline]] bool tap9_row(T* y, std::ptrdiff_t y_step, const T* weight, std::ptrdiff_t pitch,
+                                const T* const* place, std::ptrdiff_t row, std::ptrdiff_t channel,
+                                std::ptrdiff_t count, const T* bias, Epilogue epilogue,
+                                Lanes lanes) {
+    using V = Vec<Isa, T>;
+    constexpr int outputs = tap9_outputs;
+    constexpr int columns = (outputs - 1) * stride + 3;
+    V factor[9];
+#pragma GCC unroll 9
+    for (int t = 0; t < 9; ++t) factor[t] = loadu<Isa>(weight + t * pitch + channel);
+    Mask<Isa, T> found = is_nan(V::zero());
+    for (std::ptrdiff_t w = 0; w < count; w += outputs, place += outputs * stride) {
+        V acc[outputs];
+#pragma GCC unroll 4
+        for (int j = 0; j < outputs; ++j) acc[j] = V::zero();
+#pragma GCC unroll 3
+        for (int r = 0; r < 3; ++r)
+#pragma GCC unroll 16
+            for (int i = 0; i < columns; ++i) {
+                const int column = step > 0 ? i : columns - 1 - i;
+                const V x = load<Isa>(place[r * row + column] + channel, lanes);
+#pragma GCC unroll 4
+                for (int j = 0; j < outputs; ++j) {
+                    const int s = step > 0 ? column - j * stride : 2 - (column - j * stride);
+                    if (s >= 0 && s < 3) acc[j] = fma(factor[3 * r + s], x, acc[j]);
+                }
+            }
+#pragma GCC unroll 4
+        for (int j = 0; j < outputs; ++j) {
+            if (w + j >= count) break;
+            found = found | is_nan(acc[j]);
+            if (bias) acc[j] = acc[j] + loadu<Isa>(bias + channel);
+            store_output<Isa>(y + (w + j) * y_step + channel, acc[j], epilogue, lanes);
+        }
+    }
+    return any(found);
+}
+
 template <class Isa, class T>
 bool is_depthwise_last(const Correlation<T>& p, const GroupSteps& steps) {
     return p.in_channels == 1 && p.out_channels == 1 && steps.x == 1 && steps.y == 1 &&
@@ -77,6 +122,9 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
     for (std::ptrdiff_t t = 0; t < terms; ++t)
         term[t] = t / p.w.taps * columns.size + columns.of(0, t % p.w.taps);
 
+    const bool tap9 = std::is_same_v<T, float> && p.h.taps == 3 && p.w.taps == 3 &&
+                      !columns.apart && (p.w.step == 1 || (p.w.step == -1 && p.w.stride == 1)) &&
+                      p.w.stride <= 2;
     for (std::ptrdiff_t h = h0; h < h1; ++h) {
         const T** slot = place;
         for (std::ptrdiff_t r = 0; r < p.h.taps; ++r) {
@@ -93,7 +141,24 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
         while (slot != place + slots) *slot++ = zeros;
         T* y = p.y + image * p.y_stride.n + h * p.y_stride.h;
         bool any_nan = false;
-        for (std::ptrdiff_t w = 0; w < p.w.out; w += depthwise_outputs) {
+        auto by_tap9 = [&]<int stride, int step>() {
+            for_each_vec<Isa, n>(channels, [&](std::ptrdiff_t c, auto lanes) {
+                any_nan |= tap9_row<Isa, T, stride, step>(
+                    y, p.y_stride.w, weight, pitch, place, columns.size, c, p.w.out,
+                    p.bias ? bias : nullptr, p.epilogue, lanes);
+            });
+        };
+        if constexpr (std::is_same_v<T, float>) {
+            if (tap9) {
+                if (p.w.step < 0)
+                    by_tap9.template operator()<1, -1>();
+                else if (p.w.stride == 1)
+                    by_tap9.template operator()<1, 1>();
+                else
+                    by_tap9.template operator()<2, 1>();
+            }
+        }
+        for (std::ptrdiff_t w = tap9 ? p.w.out : 0; w < p.w.out; w += depthwise_outputs) {
             const std::ptrdiff_t count = smaller(depthwise_outputs, p.w.out - w);
             for_each_vec<Isa, n>(channels, [&](std::ptrdiff_t c, auto lanes) {
                 V out[depthwise_outputs];
@@ -108,7 +173,7 @@ void depthwise_rows(const Correlation<T>& p, const GroupSteps& steps, std::ptrdi
                 }
             });
         }
-        if (!any_nan) continue;
+        if (!any_nan || !p.outside_is_nothing) continue;
         for (std::ptrdiff_t c = 0; c < channels; ++c)
             repair_borders<Isa>(of_group<Isa>(p, steps, c), {image, h, 0, 0, 1, 1, p.w.out, 1});
     }
