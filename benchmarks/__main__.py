@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="FOLDER",
             help=f"where the report goes (default: {RESULTS})",
         )
-    commands = main.add_subparsers(dest="command", metavar="{accuracy,reproducibility,compare}")
+    commands = main.add_subparsers(dest="command", metavar="{accuracy,reproducibility,compare,table}")
     accuracy = commands.add_parser(
         "accuracy", parents=[common], help="the largest error of each library, in ULP"
     )
@@ -90,6 +90,8 @@ def parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="what became slower or less accurate")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
+    table = commands.add_parser("table", help="reports as one table in Markdown, a line a case")
+    table.add_argument("reports", type=Path, nargs="+", metavar="REPORT.json")
     return main
 
 
@@ -112,6 +114,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "compare":
             return compare_reports(options.old, options.new)
+        if options.command == "table":
+            from benchmarks.compare import load
+            from benchmarks.summary import case_tables
+
+            print(case_tables([load(path) for path in options.reports]))
+            return 0
         if options.list:
             for case in select(options.only, options.family, options.quick):
                 print(case.name)

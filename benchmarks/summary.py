@@ -119,6 +119,51 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return [*HEADINGS, *libraries], cells
 
 
+def case_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of a table with a line a case: our time beside the best peer's.
+
+    Times of one call only, which were too long to repeat, have a ratio here, marked with ~.
+    """
+    counts = sorted({row["threads"] for row in rows})
+    lines: dict[str, dict[int, list[str]]] = {}
+    for row in rows:
+        measured = {
+            name: result
+            for name, result in row["results"].items()
+            if result["status"] in (TIMED, SLOW)
+        }
+        ours = measured.pop(OURS, None)
+        best = min(measured, key=lambda name: measured[name]["min"], default=None)
+        text = "-"
+        if ours and best:
+            once = SLOW in (ours["status"], measured[best]["status"])
+            text = f"{'~' if once else ''}{measured[best]['min'] / ours['min']:.2f}"
+        lines.setdefault(row["case"], {})[row["threads"]] = [
+            result_text(row["results"].get(OURS)),
+            f"{time_text(measured[best]['min'])} {best}" if best else "-",
+            text,
+            optional(percent_of_limit(row), "{:.2g}"),
+        ]
+    headings = ["case"]
+    for count in counts:
+        headings += [f"stableops, {count}T", "best peer", "ratio", "% of limit"]
+    empty = ["-"] * 4
+    return headings, [
+        [case, *(cell for count in counts for cell in line.get(count, empty))]
+        for case, line in lines.items()
+    ]
+
+
+def case_tables(reports: Sequence[dict[str, Any]]) -> str:
+    """Several reports as one text in Markdown, with a line a case."""
+    rows = [row for data in reports for row in data["rows"]]
+    parts = [*map(origin, reports), markdown_table(*summary_table({"rows": rows}))]
+    for family in dict.fromkeys(row["family"] for row in rows):
+        parts.append(f"## {family}")
+        parts.append(markdown_table(*case_table([row for row in rows if row["family"] == family])))
+    return "\n\n".join(parts)
+
+
 SUMMARY_HEADINGS = [
     "family", "threads", "geometric mean", "worst", "below 1", "cases", "worst case",
 ]  # fmt: skip
@@ -178,15 +223,19 @@ def markdown_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> s
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def markdown(data: dict[str, Any]) -> str:
-    """The report as Markdown, for a README."""
+def origin(data: dict[str, Any]) -> str:
     machine = data["machine"]
-    parts = [
+    return (
         f"`{data['command']}` on {machine['processor']}, {machine['cores']} core(s), "
         f"{machine['date']}; "
         + ", ".join(f"{name} {version}" for name, version in data["versions"].items())
         + ". Times are the minimum over the rounds."
-    ]
+    )
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The report as Markdown, for a README."""
+    parts = [origin(data)]
     if summary_table(data)[1]:
         parts.append("best peer / stableops, by family:")
         parts.append(markdown_table(*summary_table(data)))

@@ -231,6 +231,20 @@ def test_the_report_needs_no_network(fake, monkeypatch):
     assert 'id="figure0"' in page
 
 
+def test_a_table_has_a_line_a_case(fake, monkeypatch, tmp_path, capsys):
+    data = whole_run([fake("right", OURS), fake("right")], monkeypatch, CASE)
+    (row,) = data["rows"]
+    data["rows"].append({**row, "threads": 2})
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(data))
+    assert main(["table", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert text.count(f"| {CASE} |") == 1 + 2  # the case, and the worst case for either count
+    line = next(line for line in text.splitlines() if line.startswith(f"| {CASE} |"))
+    assert line.count("|") == text.splitlines()[-2].count("|") == 1 + 1 + 2 * 4
+    assert f"{summary.ratio(row):.2f}" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -240,6 +254,7 @@ def test_the_report_needs_no_network(fake, monkeypatch):
         (["--libraries", "nonsense"], "some of stableops, PyTorch"),
         (["accuracy", "--exhaustive", "tan"], "one of sigmoid, log_sigmoid, softplus"),
         (["compare", "missing.json", "missing.json"], "missing.json"),
+        (["table", "missing.json"], "missing.json"),
     ],
 )
 def test_a_bad_argument_is_answered_with_what_exists(arguments, expected, capsys):
