@@ -136,11 +136,6 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
     const std::ptrdiff_t pixels = shape.batch * plane;
     const std::ptrdiff_t taps = shape.kernel_h * shape.kernel_w;
     const std::ptrdiff_t channels = task.channels;
-    const int vectors = channels <= TileLimits<Isa>::rows(4) ? 4 : 2;
-    const std::ptrdiff_t lanes = vectors * vector;
-    const std::ptrdiff_t panels = ceil_div(task.lanes, lanes);
-    const WeightGradTiles tiles{channels, taps, ceil_div(channels, TileLimits<Isa>::rows(2)),
-                                TileLimits<Isa>::rows(2) * lanes};
 
     // A chunk touches one or more images; each has its own rows in the window.
     WeightGradPlan<Isa, T> plan(shape);
@@ -160,7 +155,17 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
     }
     if (plan.direct) window_size = 0;
     const std::ptrdiff_t chunk = plan.chunk;
-    const std::ptrdiff_t panel_sums = taps * tiles.tiles * tiles.tile_size;
+    // Rows of a tile are channels; or the taps of a row of the kernel where there is one channel,
+    // whose single chain would wait for itself.
+    const bool by_taps = channels == 1 && layout.w.split == 1 && !plan.direct;
+    const std::ptrdiff_t rows = by_taps ? shape.kernel_w : channels;
+    const std::ptrdiff_t steps = by_taps ? shape.kernel_h : taps;
+    const int vectors = rows <= TileLimits<Isa>::rows(4) ? 4 : 2;
+    const std::ptrdiff_t lanes = vectors * vector;
+    const std::ptrdiff_t panels = ceil_div(task.lanes, lanes);
+    const WeightGradTiles tiles{rows, steps, ceil_div(rows, TileLimits<Isa>::rows(2)),
+                                TileLimits<Isa>::rows(2) * lanes};
+    const std::ptrdiff_t panel_sums = steps * tiles.tiles * tiles.tile_size;
     const std::ptrdiff_t sums_size = panels * panel_sums;
     const bool many_segments = pixels > segment_pixels;
     char* scratch = static_cast<char*>(thread_scratch(static_cast<std::size_t>(
@@ -174,7 +179,9 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
 
     x += (task.group * (shape.in_channels / shape.groups) + task.c) * shape.x.c;
     grad_y += task.k * shape.y.c;
-    const std::ptrdiff_t channel_step = plan.direct ? shape.x.c : layout.pitch.c;
+    const std::ptrdiff_t row_step_in_tile = by_taps       ? layout.w.tap_step * layout.pitch.w
+                                            : plan.direct ? shape.x.c
+                                                          : layout.pitch.c;
     const bool flat = shape.y.h == shape.out_w * shape.y.w;
     auto pack = [&](std::ptrdiff_t at, const T* from, std::ptrdiff_t count) {
         for (std::ptrdiff_t i = 0; i < panels; ++i) {
@@ -234,7 +241,8 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
         for (std::ptrdiff_t i = 0; i < panels; ++i) {
             const int used_vectors =
                 static_cast<int>(ceil_div(smaller(lanes, task.lanes - i * lanes), vector));
-            for (std::ptrdiff_t tap = 0; tap < taps; ++tap) {
+            for (std::ptrdiff_t step = 0; step < steps; ++step) {
+                const std::ptrdiff_t tap = by_taps ? step * shape.kernel_w : step;
                 const C* at = source;
                 if (!plan.direct)
                     at += tap_rows.of(0, tap / shape.kernel_w) * layout.pitch.h +
@@ -242,7 +250,7 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
                 for (std::ptrdiff_t j = 0; j < tiles.tiles; ++j, slot += tiles.tile_size)
                     tile_function<Isa, C>(static_cast<int>(tiles.begin(j + 1) - tiles.begin(j)),
                                           used_vectors)(
-                        slot, at + tiles.begin(j) * channel_step, offset, channel_step,
+                        slot, at + tiles.begin(j) * row_step_in_tile, offset, row_step_in_tile,
                         panel + i * chunk * lanes, used_vectors * vector,
                         reinterpret_cast<const char*>(panel), 0, last - first, resume);
             }
@@ -258,7 +266,7 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
     const C* result = many_segments ? total : sums;
     const bool contiguous = (shape.kernel_w == 1 || shape.weight.w == 1) &&
                             (shape.kernel_h == 1 || shape.weight.h == shape.kernel_w) &&
-                            (channels == 1 || shape.weight.c == taps);
+                            (channels == 1 || shape.weight.c == taps) && !by_taps;
     for (std::ptrdiff_t i = 0; i < panels; ++i, result += panel_sums) {
         const std::ptrdiff_t used = smaller(lanes, task.lanes - i * lanes);
         const std::ptrdiff_t pitch = ceil_div(used, vector) * vector;
@@ -267,14 +275,17 @@ void weight_gradient_task(T* grad_weight, const T* grad_y, const T* x, const Con
             store_weight_rows<Isa>(to, shape.weight.n, used, result, tiles, pitch, add);
             continue;
         }
-        for (std::ptrdiff_t tap = 0; tap < taps; ++tap)
+        const std::ptrdiff_t to_row = by_taps ? shape.weight.w : shape.weight.c;
+        for (std::ptrdiff_t step = 0; step < steps; ++step) {
+            const std::ptrdiff_t tap = by_taps ? step * shape.kernel_w : step;
             for (std::ptrdiff_t j = 0; j < tiles.tiles; ++j)
-                store_tile<Isa>(to + tiles.begin(j) * shape.weight.c +
+                store_tile<Isa>(to + tiles.begin(j) * to_row +
                                     tap / shape.kernel_w * shape.weight.h +
                                     tap % shape.kernel_w * shape.weight.w,
-                                shape.weight.c, shape.weight.n, tiles.begin(j + 1) - tiles.begin(j),
-                                used, result + (tap * tiles.tiles + j) * tiles.tile_size, pitch,
-                                static_cast<const C*>(nullptr));
+                                to_row, shape.weight.n, tiles.begin(j + 1) - tiles.begin(j), used,
+                                result + (step * tiles.tiles + j) * tiles.tile_size, pitch,
+                                static_cast<const C*>(nullptr), {add, false});
+        }
     }
 }
 
