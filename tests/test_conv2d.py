@@ -192,6 +192,23 @@ def test_layouts(layout, problem):
         assert same_bits(a, b)
 
 
+@pytest.mark.parametrize("dilation", [1, 3, 5, 9])
+def test_few_channels_of_channels_last_images(dilation):
+    """Their windows are transposed in squares, and the border may be wider than a vector."""
+    rng = np.random.default_rng(5)
+    x, w = random(rng, (2, 20, 3, 70)), random(rng, (3, 20, 2, 4))
+    settings = {"padding": ((1, 0), (3 * dilation, dilation)), "dilation": (1, dilation)}
+    y = so.conv2d(x, w, **settings)
+    assert same_bits(so.conv2d(channels_last(x), channels_last(w), **settings), y)
+    w = random(rng, (20, 3, 2, 4))
+    x = random(rng, (2, 3, 3, 70))
+    g = so.conv2d(x, w, dilation=(1, dilation))
+    want = so.conv2d_backward(g, x, w, dilation=(1, dilation))
+    last = so.conv2d_backward(channels_last(g), channels_last(x), w, dilation=(1, dilation))
+    for a, b in zip(last, want, strict=True):
+        assert same_bits(a, b)
+
+
 def test_channels_last_stays_channels_last():
     rng = np.random.default_rng(4)
     x, w = channels_last(random(rng, (2, 5, 6, 7))), random(rng, (4, 5, 3, 3))

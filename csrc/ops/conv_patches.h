@@ -157,15 +157,18 @@ void copy_columns(Compute<T>* to, std::ptrdiff_t to_channel, const T* row, std::
     const std::ptrdiff_t first = place + before * step;
     const std::ptrdiff_t inside =
         smaller(first < in ? ceil_div(in - first, step) : 0, count - before);
-    using V = Vec<Isa, Compute<T>>;
+    using C = Compute<T>;
+    using V = Vec<Isa, C>;
     constexpr std::ptrdiff_t n = V::size;
     const T* from = inside > 0 ? row + first * stride : row;
     if (row_channel == 1 && stride > 1 && channels > 1 && inside >= n) {
         // Channels are innermost: squares are transposed. The last one overlaps the one before, and
         // they overwrite what is not border of the zeros.
         for (std::ptrdiff_t c = 0; c < channels; ++c) {
-            if (before > 0) storeu(to + c * to_channel, V::zero());
-            if (before + inside < count) storeu(to + c * to_channel + count - n, V::zero());
+            C* line = to + c * to_channel;
+            for (std::ptrdiff_t i = 0; i < before; i += n) storeu(line + i, V::zero());
+            for (std::ptrdiff_t i = count; i > before + inside; i -= n)
+                storeu(line + i - n, V::zero());
         }
         for (std::ptrdiff_t i = 0; i < inside; i += n) {
             const std::ptrdiff_t at = smaller(i, inside - n);
