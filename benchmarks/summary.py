@@ -155,8 +155,9 @@ def case_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def case_tables(reports: Sequence[dict[str, Any]]) -> str:
-    """Several reports as one text in Markdown, with a line a case."""
-    rows = [row for data in reports for row in data["rows"]]
+    """Several reports as one text in Markdown, with a line a case: the last one's, if it recurs."""
+    latest = {(row["case"], row["threads"]): row for data in reports for row in data["rows"]}
+    rows = list(latest.values())
     parts = [*map(origin, reports), markdown_table(*summary_table({"rows": rows}))]
     for family in dict.fromkeys(row["family"] for row in rows):
         parts.append(f"## {family}")

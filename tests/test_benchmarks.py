@@ -237,7 +237,7 @@ def test_a_table_has_a_line_a_case(fake, monkeypatch, tmp_path, capsys):
     data["rows"].append({**row, "threads": 2})
     path = tmp_path / "run.json"
     path.write_text(json.dumps(data))
-    assert main(["table", str(path)]) == 0
+    assert main(["table", str(path), str(path)]) == 0
     text = capsys.readouterr().out
     assert text.count(f"| {CASE} |") == 1 + 2  # the case, and the worst case for either count
     line = next(line for line in text.splitlines() if line.startswith(f"| {CASE} |"))
