@@ -75,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
             metavar="FOLDER",
             help=f"where the report goes (default: {RESULTS})",
         )
-    commands = main.add_subparsers(dest="command", metavar="{accuracy,reproducibility,compare,table}")
+    commands = main.add_subparsers(
+        dest="command", metavar="{accuracy,reproducibility,compare,table}"
+    )
     accuracy = commands.add_parser(
         "accuracy", parents=[common], help="the largest error of each library, in ULP"
     )
