@@ -56,8 +56,8 @@ constexpr std::ptrdiff_t task_elements = 16384;
 // Results from this size on bypass the caches where whole lines are written.
 constexpr std::ptrdiff_t stream_bytes = std::ptrdiff_t{32} << 20;
 // Exponentials are kept for the second pass, in L3 if need be, because computing them again takes
-// longer. Those of longer rows (4 MB of float32) are not.
-constexpr std::ptrdiff_t kept_columns = std::ptrdiff_t{1} << 20;
+// longer. Those of longer rows than any vocabulary are not: scratch stays within a few MB a thread.
+constexpr std::ptrdiff_t kept_columns = std::ptrdiff_t{1} << 18;
 // Rows at least this long are worked on along the row, if they are contiguous.
 constexpr std::ptrdiff_t long_row = 96;
 
@@ -493,8 +493,8 @@ struct RowDriver {
     struct Lines {
         C* scratch[inputs + 1];  // the last one is for results
         C* keep;
-        // What is kept of a row's exponentials: what rounding left, if not nullptr, and they
-        // themselves, if not where the results go (nullptr).
+        // Of exponentials that are kept: what rounding left of them (nullptr: none are kept), and
+        // they themselves (nullptr: they lie where the results go).
         C* rests;
         C* values;
         std::ptrdiff_t held_row;

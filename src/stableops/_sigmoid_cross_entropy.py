@@ -75,7 +75,7 @@ def sigmoid_cross_entropy(
 
     A term whose factor y or 1 - y is 0 is dropped: the loss of (inf, 1) and of (-inf, 0) is 0, that
     of (inf, 0) and (-inf, 1) infinite; p does not count where y is 0, even if infinite or NaN.
-    A mean of finite losses is finite, also where their sum overflows.
+    A mean is finite where only the sum of the losses overflows.
 
     Examples
     --------

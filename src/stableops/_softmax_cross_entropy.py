@@ -84,8 +84,8 @@ def softmax_cross_entropy(
     A class weight or label of 0 drops its term, also where the logit is -inf. If all samples are
     ignored, the mean is NaN, as in PyTorch, and the gradient is 0; ``np.nan_to_num(loss)`` makes it
     0. Where class weights sum to 0, the mean is the total / 0, and its gradient NaN. A sample with
-    NaN or +inf among its logits has loss NaN. A mean of finite losses is finite, also where their
-    sum overflows.
+    NaN or +inf among its logits has loss NaN. A mean is finite where only the sum of the losses
+    overflows (of weighted losses below 2^1152).
 
     The label's own term is kept out of the sum of exponentials [1]_, so nothing is lost where it
     dominates. No probabilities are stored: memory is read for the loss, and written for the
